@@ -1,0 +1,29 @@
+"""What can go wrong, as exceptions whose message is one sentence a user can act on.
+
+Each subclasses the built-in exception it refines, names the offending value and says what to do. The command line
+prints the message and exits with 1; nothing in the library prints or exits.
+"""
+
+
+class CpmaeError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ScanError(CpmaeError, ValueError):
+    """The input cannot be read, or is not a head scan that can be de-identified."""
+
+
+class BrainMaskError(CpmaeError, ValueError):
+    """The brain mask, given or found, is not one a brain can have."""
+
+
+class WeightsError(CpmaeError, ValueError):
+    """A weight file is missing, damaged, or of another version."""
+
+
+class OutputError(CpmaeError, OSError):
+    """The result cannot be written where it was asked for."""
+
+
+class MissingExtraError(CpmaeError, ImportError):
+    """An optional dependency is not installed; the message names the extra."""

@@ -1,0 +1,1 @@
+"""Reading and writing scans, header and dtype kept. Nothing here imports torch."""

@@ -1,0 +1,64 @@
+"""Files that appear whole or not at all, and the questions to ask before the work starts."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from cpmae.errors import OutputError
+
+SUFFIXES = (".nii", ".nii.gz")
+
+
+def check_output(
+    input_path: str | os.PathLike[str] | None, output_path: str | os.PathLike[str], *, overwrite: bool = False
+) -> None:
+    """Find out before the work whether the result can be written; `input_path` None means there is no input file.
+
+    Raises:
+        OutputError: if the output is the input (by a link too), a folder, of another suffix, there already and
+            `overwrite` is not set, or in a folder that is missing or not writable.
+    """
+    output, folder = Path(output_path), Path(output_path).parent
+    # os.path and not Path.exists, which raises where a folder may not be searched
+    if input_path is not None and os.path.exists(input_path) and os.path.exists(output):
+        if os.path.samefile(input_path, output):
+            raise OutputError(f"{output} is the input itself, inputs are never overwritten; choose another name")
+    if os.path.isdir(output):
+        raise OutputError(f"{output} is a folder, give a file name in it")
+    if not output.name.lower().endswith(SUFFIXES):
+        raise OutputError(f"{output.name} does not end in .nii or .nii.gz, choose one of them")
+    if os.path.lexists(output) and not overwrite:
+        raise OutputError(f"{output} exists already, choose another name or ask to overwrite it (--overwrite)")
+    if not os.path.isdir(folder):
+        raise OutputError(f"the folder {folder} does not exist, make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {folder} is not writable, choose another one")
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write into that takes the name `path` only once the block has ended well.
+
+    Until then it has a temporary name in the same folder. An error or an interrupt (KeyboardInterrupt, SystemExit)
+    removes it.
+
+    Raises:
+        OutputError: for an OSError in the block, a full disk included.
+    """
+    path = Path(path)
+    temporary = path.parent / f".cpmae-{secrets.token_hex(8)}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror or error}), free space or choose another"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)  # after the rename there is nothing left to remove

@@ -1,0 +1,44 @@
+"""A 3D array and where it lies in the world. No file access here."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scalar field on a voxel grid.
+
+    Attributes:
+        data: values, shape (X, Y, Z), any dtype.
+        affine: (4, 4) float64, voxel index to world coordinates in mm, RAS+ (x to the right, y to the front, z up).
+    """
+
+    data: NDArray
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 3:
+            raise ValueError(f"a Volume has 3 axes, got shape {self.data.shape}")
+        if self.affine.shape != (4, 4):
+            raise ValueError(f"an affine has shape (4, 4), got {self.affine.shape}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.data.shape  # type: ignore[return-value]
+
+    @property
+    def voxel_sizes(self) -> NDArray[np.float64]:
+        """Edge lengths of a voxel along the three array axes, in mm."""
+        return voxel_sizes(self.affine)
+
+
+def voxel_sizes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Lengths of the affine's columns: voxel edges along the three array axes, in mm, shape (3,)."""
+    return np.sqrt((np.asarray(affine, np.float64)[:3, :3] ** 2).sum(axis=0))
+
+
+def voxel_volume_ml(affine: NDArray[np.float64]) -> float:
+    """Volume of one voxel in millilitres, correct for sheared grids too."""
+    return float(abs(np.linalg.det(np.asarray(affine, np.float64)[:3, :3]))) / 1000.0

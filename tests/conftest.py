@@ -1,0 +1,45 @@
+"""Fixtures: the phantom head as files, and the shared real scans where they are."""
+
+import gzip
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import phantom
+import pytest
+
+
+@pytest.fixture(params=phantom.ORIENTATIONS)
+def orientation(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=phantom.STORAGES, ids=[s[0] for s in phantom.STORAGES])
+def storage(request: pytest.FixtureRequest) -> tuple[str, float, float]:
+    return request.param
+
+
+@pytest.fixture
+def scan_file(tmp_path: Path) -> Callable[..., Path]:
+    """`scan_file(name, **arguments of phantom.nifti_bytes)` writes the phantom and returns its path."""
+
+    def make(name: str = "scan.nii", **arguments: Any) -> Path:
+        return put(tmp_path / name, phantom.nifti_bytes(**arguments))
+
+    return make
+
+
+def put(path: Path, raw: bytes) -> Path:
+    """Write the bytes of a NIfTI file, compressed if the name asks for it."""
+    path.write_bytes(gzip.compress(raw, 1) if path.name.endswith(".gz") else raw)
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real scans, which is no part of the project."""
+    folder = Path(os.environ.get("CPMAE_SHARED", Path(__file__).parents[1] / ".." / "shared"))
+    if not (folder / "scans").is_dir():
+        pytest.skip("the shared real scans are absent (set CPMAE_SHARED)")
+    return folder
