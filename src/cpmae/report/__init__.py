@@ -1,0 +1,1 @@
+"""Pictures for people: surface renderings and before/after sheets."""

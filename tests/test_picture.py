@@ -1,0 +1,146 @@
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpmae.errors import OutputError
+from cpmae.report.picture import _world_slice, before_after, result_only
+from cpmae.volume import Volume
+
+
+def ball(seed: int = 0) -> tuple[Volume, np.ndarray]:
+    """A bright ball in noise with a brain in it, 4 mm voxels, tilted."""
+    shape = (40, 44, 48)
+    angle = np.radians(15)
+    affine = np.eye(4)
+    affine[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    affine[:3, :3] *= 4
+    distance = np.linalg.norm(np.indices(shape).T - np.array([20, 22, 24]), axis=-1).T
+    data = 300 * (distance < 18) + np.random.default_rng(seed).uniform(0, 20, shape)
+    return Volume(data.astype(np.int16), affine), distance < 12
+
+
+def chunks(png: bytes) -> list[bytes]:
+    names, offset = [], 8
+    while offset < len(png):
+        (length,) = struct.unpack(">I", png[offset : offset + 4])
+        names.append(png[offset + 4 : offset + 8])
+        offset += 12 + length
+    return names
+
+
+def read_png(path: Path) -> np.ndarray:
+    from matplotlib.image import imread
+
+    return imread(path)[..., :3]
+
+
+def test_before_and_after_are_two_rows_and_the_shared_picture_is_the_lower_one(tmp_path):
+    original, mask = ball()
+    result = Volume(np.where(mask, original.data, 40).astype(np.int16), original.affine)
+    before_after(original, result, mask, tmp_path / "both.png")
+    result_only(result, mask, tmp_path / "result.png")
+    both, shared = read_png(tmp_path / "both.png"), read_png(tmp_path / "result.png")
+    assert both.shape[1] == shared.shape[1]
+    assert 1.8 < both.shape[0] / shared.shape[0] < 2.1
+
+
+def test_the_shared_picture_does_not_depend_on_the_original(tmp_path):
+    """It is not even given; drawn after another person's sheet it is the same file."""
+    first, mask = ball()
+    result_only(first, mask, tmp_path / "a.png")
+    before_after(ball(1)[0], first, mask, tmp_path / "both.png")
+    result_only(first, mask, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_the_rows_show_their_own_volume(tmp_path):
+    original, mask = ball()
+    dark = Volume(np.zeros_like(original.data), original.affine)
+    before_after(original, dark, mask, tmp_path / "x.png")
+    upper, lower = np.array_split(read_png(tmp_path / "x.png"), 2)
+    assert upper.mean() > 2 * lower.mean()
+
+
+def test_the_file_holds_pixels_and_nothing_that_identifies(tmp_path):
+    volume, mask = ball()
+    result_only(volume, mask, tmp_path / "x.png")
+    png = (tmp_path / "x.png").read_bytes()
+    assert set(chunks(png)) <= {b"IHDR", b"pHYs", b"IDAT", b"IEND"}
+
+
+def test_an_older_picture_is_replaced_and_nothing_else_is_left(tmp_path):
+    volume, mask = ball()
+    (tmp_path / "x.png").write_bytes(b"old")
+    result_only(volume, mask, tmp_path / "x.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    volume, mask = ball()
+    with pytest.raises(OutputError, match="nowhere"):
+        result_only(volume, mask, tmp_path / "nowhere" / "x.png")
+
+
+def test_a_folder_in_the_pictures_place_leaves_no_temporary_file(tmp_path):
+    volume, mask = ball()
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(OutputError, match="x.png"):
+        result_only(volume, mask, tmp_path / "x.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
+
+
+def test_the_grids_must_agree(tmp_path):
+    volume, mask = ball()
+    moved = Volume(volume.data, volume.affine + np.eye(4) * [[1], [1], [1], [0]])
+    with pytest.raises(ValueError, match=r"\(40, 44, 47\)"):
+        result_only(volume, mask[..., :-1], tmp_path / "x.png")
+    with pytest.raises(ValueError, match="differently"):
+        before_after(volume, moved, mask, tmp_path / "x.png")
+    with pytest.raises(ValueError, match="empty"):
+        result_only(volume, np.zeros_like(mask), tmp_path / "x.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1)], ids=["RAS", "LAI"])
+@pytest.mark.parametrize(
+    ("plane", "expected"),
+    [
+        (0, {"front": "left", "top": "up"}),
+        (1, {"right": "right", "top": "up"}),
+        (2, {"right": "right", "front": "up"}),
+    ],
+)
+def test_slices_are_upright_in_world_directions(flips, plane, expected):
+    """Voxels are marked in the directions right, front and top of the centre; each must come out on its side."""
+    affine = np.diag([*flips, 1.0]).astype(float)
+    affine[:3, 3] = [-20 if f > 0 else 20 for f in flips]
+    to_voxel = np.linalg.inv(affine)
+    for direction, vector in {"right": (12, 0, 0), "front": (0, 12, 0), "top": (0, 0, 12)}.items():
+        if direction not in expected:
+            continue
+        data = np.zeros((41, 41, 41), np.float32)
+        data[tuple(np.rint(to_voxel[:3, :3] @ vector + to_voxel[:3, 3]).astype(int))] = 1
+        mask = np.zeros(data.shape, bool)
+        mask[18:23, 18:23, 18:23] = True
+        image, outline, _ = _world_slice(Volume(data, affine), mask, plane, 1.0)
+        row, column = np.unravel_index(image.argmax(), image.shape)
+        middle = np.array(np.nonzero(outline > 0.5)).mean(axis=1)
+        moved = {"up": row - middle[0], "right": column - middle[1], "left": middle[1] - column}
+        assert moved[expected[direction]] == pytest.approx(12, abs=1)
+
+
+def test_slices_keep_millimetres_on_anisotropic_grids():
+    affine = np.diag([1.0, 0.5, 3.0, 1.0])
+    image, outline, _ = _world_slice(Volume(np.ones((30, 60, 10)), affine), np.ones((30, 60, 10), bool), 0, 1.0)
+    assert image.shape == (30, 30)  # 10 * 3 mm high, 60 * 0.5 mm wide
+    assert outline.shape == image.shape
+
+
+def test_importing_the_module_does_not_import_matplotlib():
+    code = "import sys, cpmae.report.picture; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
