@@ -1,0 +1,270 @@
+"""The way into the models' frame and the way back: pose, grid and intensity, all from the brain alone.
+
+Canonical frame: mm, RAS+, origin at the centre of the template brain, upright, scaled so that the brain has the
+template's size. Canonical grid: `GRID_SHAPE` voxels of 1 mm, voxel `GRID_ORIGIN` at the origin; it holds the head,
+the neck and some air.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage, optimize
+from torch.nn import functional as F
+
+from cpmae.errors import BrainMaskError
+from cpmae.volume import Volume, voxel_sizes
+
+GRID_SHAPE = (192, 240, 256)
+GRID_ORIGIN = (96, 102, 165)
+GRID_AFFINE = np.array(
+    [[1, 0, 0, -GRID_ORIGIN[0]], [0, 1, 0, -GRID_ORIGIN[1]], [0, 0, 1, -GRID_ORIGIN[2]], [0, 0, 0, 1]], np.float64
+)
+TEMPLATE_STEP = 4  # mm between the points of the template
+SMOOTHING_MM = 3.0  # of brain masks before they are compared
+SCALE_RANGE = (0.75, 1.25)  # brain size relative to the template: infants' brains to the largest adults'
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a scan's brain lies.
+
+    Attributes:
+        matrix: (4, 4) float64, canonical mm to the scan's world mm: rotation, one scale, translation.
+        overlap: Dice of the brain mask and the template brain in this pose, both smoothed, 0 to 1.
+        stray_ml: volume of the mask that lies where no template brain reaches, in canonical ml.
+    """
+
+    matrix: NDArray[np.float64]
+    overlap: float
+    stray_ml: float
+
+
+@cache
+def template_brain() -> NDArray[np.float32]:
+    """Share of the training brains that cover each point, smoothed; canonical grid at `TEMPLATE_STEP` mm, 0 to 1."""
+    with (resources.files("cpmae") / "weights" / "template.npz").open("rb") as file:
+        return np.load(file)["brain"].astype(np.float32) / 255.0
+
+
+def align(mask: NDArray[np.bool_], affine: NDArray[np.float64], template: NDArray[np.float32] | None = None) -> Pose:
+    """Find the pose of a brain from its mask: least squares between the smoothed mask and the template brain.
+
+    Contrast plays no part, so every sequence of one person gets the same pose, up to differences of the mask.
+
+    Args:
+        mask: (X, Y, Z) bool, True in the brain.
+        affine: (4, 4) voxel to world, mm, RAS+.
+        template: as `template_brain`, which is the default.
+
+    Raises:
+        BrainMaskError: if the mask is empty.
+    """
+    if not mask.any():
+        raise BrainMaskError("the brain mask is empty; give one with --brain-mask")
+    smooth, smooth_affine = smoothed(mask, affine)
+    template = template_brain() if template is None else template
+    points = _template_points(template)
+    target = template.ravel()[points.index]
+    # the brain masks of the training heads end at different heights of the brain stem, and so do extractors':
+    # a robust loss keeps such a difference from tilting the pose
+    world_to_voxel = np.linalg.inv(smooth_affine)
+    centre = smooth_affine[:3, :3] @ np.array(ndimage.center_of_mass(smooth)) + smooth_affine[:3, 3]
+
+    def sampled(parameters: NDArray[np.float64]) -> NDArray[np.float32]:
+        m = world_to_voxel @ similarity(parameters, centre)
+        return ndimage.map_coordinates(smooth, m[:3, :3] @ points.mm + m[:3, 3:], order=1, mode="constant")
+
+    def residuals(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (sampled(parameters) - target).astype(np.float64)
+
+    best = None
+    for pitch in (0.0, -0.5, 0.5):  # radians; the nod is what varies most between scanners and patients
+        start = np.array([pitch, 0, 0, 0, 0, 0, 0.0])
+        fit = optimize.least_squares(residuals, start, loss="soft_l1", f_scale=0.3, x_scale=_STEP, max_nfev=25)
+        if best is None or fit.cost < best.cost:
+            best = fit
+        overlap, stray_ml = _agreement(sampled(best.x), target)
+        if overlap > 0.93:
+            break
+    return Pose(similarity(best.x, centre), overlap, stray_ml)
+
+
+def _agreement(found: NDArray[np.float32], target: NDArray[np.float32]) -> tuple[float, float]:
+    overlap = 2 * float(np.minimum(found, target).sum()) / float(found.sum() + target.sum())
+    return overlap, float(found[target < 0.02].sum()) * (2 * TEMPLATE_STEP) ** 3 / 1000
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A scan's intensities in terms of its brain's: `intensity = value * scale + floor`."""
+
+    floor: float
+    scale: float
+
+    def rescale(self, intensity: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (intensity - np.float32(self.floor)) / np.float32(self.scale)
+
+    def unscale(self, value: NDArray[np.float32]) -> NDArray[np.float32]:
+        return value * np.float32(self.scale) + np.float32(self.floor)
+
+
+@dataclass(frozen=True)
+class Conformed:
+    """Part of a scan on the canonical grid: `data` float32, in `Unit`s and 0 outside the mask, and `mask` bool."""
+
+    data: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+
+def conform(volume: Volume, mask: NDArray[np.bool_], pose: Pose, unit: Unit) -> Conformed:
+    """Bring the masked part of a scan to the canonical grid; nothing outside the mask is looked at.
+
+    Args:
+        volume: intensities on the native grid; values that are not finite count as the unit's floor.
+        mask: same shape, bool, True where intensities may be used.
+        pose, unit: from `align` and `brain_unit`.
+    """
+    values = np.where(mask, unit.rescale(volume.data), 0)
+    np.nan_to_num(values, copy=False, nan=0, posinf=0, neginf=0)
+    source = np.stack([values, mask.astype(np.float32)])
+    sampled = _resample(source, volume.affine, GRID_SHAPE, pose.matrix @ GRID_AFFINE, padding="zeros")
+    weight = sampled[1]
+    inside = weight > 0.5
+    return Conformed(np.where(inside, sampled[0] / np.maximum(weight, 0.5), 0).astype(np.float32), inside)
+
+
+def resample_like(
+    data: NDArray[np.float32], pose: Pose, shape: tuple[int, int, int], affine: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Bring a volume of the canonical grid to a native grid; the way back of `conform`.
+
+    Thick slices average over their thickness. Beyond the canonical grid the value at its edge goes on, so that
+    a neck reaches the end of a long field of view and air stays air.
+
+    Args:
+        data: (*GRID_SHAPE) float32.
+        pose: from `align`.
+        shape, affine: the native grid.
+
+    Returns:
+        float32 of the native shape.
+    """
+    source = pose.matrix @ GRID_AFFINE
+    return _resample(data[None], source, shape, affine, padding="border")[0]
+
+
+def brain_unit(volume: Volume, brain: NDArray[np.bool_]) -> Unit:
+    """Zero point and unit of a scan's intensities, from brain voxels alone.
+
+    Magnitude images start at 0. Where the brain itself goes below 0 (standardised floats, say) its lowest values are
+    the floor. The scale is the distance from there to the median of the brain.
+    """
+    values = volume.data[brain]
+    low, median = np.percentile(values[np.isfinite(values)], [0.5, 50])
+    floor = min(0.0, float(low))
+    return Unit(floor, max(float(median) - floor, float(np.finfo(np.float32).tiny)))
+
+
+def _resample(
+    data: NDArray[np.float32],
+    affine: NDArray[np.float64],
+    shape: tuple[int, int, int],
+    new_affine: NDArray[np.float64],
+    padding: str,
+) -> NDArray[np.float32]:
+    """Trilinear resampling of (C, X, Y, Z) onto another grid, averaged over the new voxels where they are larger."""
+    data, affine = _shrink(data, affine, voxel_sizes(new_affine))
+    to_voxel = np.linalg.inv(affine) @ new_affine
+    steps = [max(1, round(float(s))) for s in voxel_sizes(to_voxel)]
+    source = torch.from_numpy(np.ascontiguousarray(data))[None]
+    out = torch.empty((data.shape[0], *shape), dtype=torch.float32)
+    size = torch.tensor(data.shape[1:], dtype=torch.float32)
+    # grid_sample wants the last axis first and -1..1 from edge to edge of the first and last voxel's centres
+    rows = torch.tensor(to_voxel, dtype=torch.float32)
+    scale = 2 / (size - 1).clamp(min=1)
+    y, z = (torch.arange(n, dtype=torch.float32) for n in shape[1:])
+    slab = max(1, 2**21 // (shape[1] * shape[2]))  # voxels at a time: the sampling grid takes 12 bytes a voxel
+    for start in range(0, shape[0], slab):
+        x = torch.arange(start, min(start + slab, shape[0]), dtype=torch.float32)
+        total = None
+        for shift in np.ndindex(*steps):
+            dx, dy, dz = ((s + 0.5) / n - 0.5 for s, n in zip(shift, steps, strict=True))
+            grid = torch.empty((1, len(x), *shape[1:], 3), dtype=torch.float32)
+            for axis in range(3):
+                r = rows[axis]
+                along_x = ((x + dx) * r[0] + r[3]) * scale[axis] - 1
+                along_y = (y + dy) * r[1] * scale[axis]
+                along_z = (z + dz) * r[2] * scale[axis]
+                grid[0, ..., 2 - axis] = along_x[:, None, None] + along_y[None, :, None] + along_z[None, None, :]
+            part = F.grid_sample(source, grid, mode="bilinear", padding_mode=padding, align_corners=True)[0]
+            total = part if total is None else total.add_(part)
+        out[:, start : start + slab] = total.div_(float(np.prod(steps)))
+    return out.numpy()
+
+
+def _shrink(
+    data: NDArray[np.float32], affine: NDArray[np.float64], target: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Average whole blocks of voxels that are finer than the target, against aliasing and for speed."""
+    sizes = voxel_sizes(affine)
+    factors = [max(1, int(t / s + 0.25)) for t, s in zip([float(min(target))] * 3, sizes, strict=True)]
+    if factors == [1, 1, 1]:
+        return data, affine
+    padded = np.pad(data, [(0, 0)] + [(0, -n % f) for n, f in zip(data.shape[1:], factors, strict=True)])
+    pooled = F.avg_pool3d(torch.from_numpy(padded)[None], tuple(factors))[0].numpy()
+    shrink = np.eye(4)
+    shrink[:3, :3] = np.diag(factors)
+    shrink[:3, 3] = (np.array(factors) - 1) / 2
+    return pooled, affine @ shrink
+
+
+def smoothed(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The mask at about 2 mm, cut to its surroundings and smoothed by `SMOOTHING_MM`, with its affine."""
+    where = ndimage.find_objects(mask.astype(np.uint8))[0]
+    cut = mask[where].astype(np.float32)[None]
+    shift = np.eye(4)
+    shift[:3, 3] = [s.start for s in where]
+    small, small_affine = _shrink(cut, affine @ shift, np.full(3, 2.0))
+    sizes = voxel_sizes(small_affine)
+    pad = np.ceil(4 * SMOOTHING_MM / sizes).astype(int)
+    grown = np.pad(small[0], [(p, p) for p in pad])
+    back = np.eye(4)
+    back[:3, 3] = -pad
+    return ndimage.gaussian_filter(grown, SMOOTHING_MM / sizes, mode="constant", truncate=3), small_affine @ back
+
+
+@dataclass(frozen=True)
+class _Points:
+    index: NDArray[np.intp]
+    mm: NDArray[np.float64]  # (3, N), canonical
+
+
+def _template_points(template: NDArray[np.float32]) -> _Points:
+    """Every second of the template's points in and around the brain, where a comparison tells something."""
+    near = ndimage.maximum_filter(template, size=9) > 0.02
+    sparse = np.zeros_like(near)
+    sparse[::2, ::2, ::2] = True
+    near &= sparse
+    index = np.flatnonzero(near.ravel())
+    grid = np.array(np.unravel_index(index, template.shape), np.float64)
+    return _Points(index, grid * TEMPLATE_STEP + np.array([[-o] for o in GRID_ORIGIN]))
+
+
+_STEP = np.array([0.1, 0.1, 0.1, 5, 5, 5, 0.05])  # what counts as a small change: radians, mm, log scale
+
+
+def similarity(parameters: NDArray[np.float64], centre: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(4, 4) matrix from rotations about x, y, z (radians), a move of the origin from `centre` (mm), log scale."""
+    rx, ry, rz = parameters[:3]
+    cx, cy, cz, sx, sy, sz = np.cos(rx), np.cos(ry), np.cos(rz), np.sin(rx), np.sin(ry), np.sin(rz)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.clip(np.exp(parameters[6]), *SCALE_RANGE) * (about_z @ about_y @ about_x)
+    matrix[:3, 3] = centre + parameters[3:6]
+    return matrix

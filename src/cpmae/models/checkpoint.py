@@ -1,0 +1,90 @@
+"""Weight files: bf16 safetensors and a JSON of the same name beside them. Nothing is unpickled."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from cpmae.errors import WeightsError
+from cpmae.models.head import HeadConfig, HeadModel
+from cpmae.models.mae import MAEConfig
+from cpmae.models.vqvae import VQVAEConfig
+
+FORMAT = 1
+DEFAULT_NAME = "head.safetensors"
+
+
+def save(model: HeadModel, path: Path, about: dict) -> None:
+    """Write `path` (.safetensors) and its JSON: format, sizes, SHA-256 of the weights, and `about`."""
+    tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(tensors, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    text = json.dumps({"format": FORMAT, "sha256": digest, "config": asdict(model.config), **about}, indent=1)
+    path.with_suffix(".json").write_text(text + "\n")
+
+
+def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> HeadModel:
+    """Read a weight file; the one in the package by default.
+
+    Raises:
+        WeightsError: if a file is missing, damaged (its SHA-256 differs), or of another format or shape.
+    """
+    if path is None:
+        with resources.as_file(resources.files("cpmae") / "weights" / DEFAULT_NAME) as default:
+            return load(default, device)
+    path = Path(path)
+    about = read_about(path)
+    try:
+        config = HeadConfig(VQVAEConfig(**_tuples(about["config"]["vqvae"])), MAEConfig(**about["config"]["mae"]))
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"cannot read weights {path}: {error.strerror}") from error
+    except (KeyError, TypeError) as error:
+        raise WeightsError(f"{path.with_suffix('.json')} does not describe a model of this version: {error}") from error
+    if hashlib.sha256(data).hexdigest() != about.get("sha256"):
+        raise WeightsError(
+            f"weights {path} are damaged: their SHA-256 is not the one in {path.with_suffix('.json').name}"
+        )
+    try:
+        tensors = safetensors.torch.load(data)
+        with torch.device("meta"):
+            model = HeadModel(config)
+        model.to_empty(device="cpu")
+        for module in model.modules():  # buffers are not stored: they follow from the configuration
+            if hasattr(module, "reset_buffers"):
+                module.reset_buffers()
+        model.load_state_dict(tensors)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise WeightsError(f"weights {path} do not fit their description: {error}") from error
+    model.sha256 = about["sha256"]
+    model = model.float().eval().requires_grad_(False)
+    return model.to(device=device, memory_format=torch.channels_last_3d)
+
+
+def read_about(path: Path) -> dict:
+    """The JSON beside a weight file.
+
+    Raises:
+        WeightsError: if it is missing, not JSON, or of another format.
+    """
+    beside = path.with_suffix(".json")
+    try:
+        about = json.loads(beside.read_text())
+    except OSError as error:
+        raise WeightsError(f"cannot read {beside}, which must lie beside the weights: {error.strerror}") from error
+    except ValueError as error:
+        raise WeightsError(f"{beside} is not JSON: {error}") from error
+    if about.get("format") != FORMAT:
+        raise WeightsError(
+            f"{beside} has format {about.get('format')}, this version reads {FORMAT}; use weights made for it"
+        )
+    return about
+
+
+def _tuples(config: dict) -> dict:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}

@@ -1,0 +1,49 @@
+"""Which intensities the rest of the head should have, told from the brain alone.
+
+A pulse sequence fixes the grey of fat, muscle and bone together with that of white and grey matter. The profile of
+a brain's intensities, from its surface inward, is enough to tell sequences apart whatever the scale; a small network
+trained on simulated sequences turns it into the paints.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor, nn
+
+from cpmae.models.tissue import PAINTS
+
+DEPTHS_MM = (0, 3, 8, 16, 200)
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+PROFILE_SIZE = (len(DEPTHS_MM) - 1) * len(QUANTILES)
+
+
+def brain_profile(image: NDArray[np.float32], mask: NDArray[np.bool_], voxel_mm: float = 2.0) -> NDArray[np.float32]:
+    """Quantiles of intensity in shells of depth below the brain's surface, (PROFILE_SIZE,) float32.
+
+    Args:
+        image, mask: (X, Y, Z) at `voxel_mm`, isotropic; the unit is the brain's median.
+
+    A shell that the brain does not have, a very small one's core, takes the values of the one above it.
+    """
+    depth = ndimage.distance_transform_edt(mask) * voxel_mm
+    profile = np.ones((len(DEPTHS_MM) - 1, len(QUANTILES)), np.float32)
+    for i in range(len(DEPTHS_MM) - 1):
+        inside = image[(depth > DEPTHS_MM[i]) & (depth <= DEPTHS_MM[i + 1])]
+        if len(inside) > 50:
+            profile[i] = np.quantile(inside, QUANTILES)
+        elif i:
+            profile[i] = profile[i - 1]
+    return np.clip(profile.ravel(), 0, 6)
+
+
+class Palette(nn.Module):
+    """Profile (B, PROFILE_SIZE) to paints (B, len(PAINTS)), both in units of the brain's median."""
+
+    def __init__(self, width: int = 96) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(PROFILE_SIZE, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, len(PAINTS))
+        )
+
+    def forward(self, profile: Tensor) -> Tensor:
+        return nn.functional.softplus(self.layers(profile - 1), beta=4)

@@ -1,0 +1,52 @@
+"""Finite scalar quantisation: a vector rounded on a small grid is its own code (Mentzer et al., ICLR 2024, arXiv
+2309.15505).
+
+Nothing to collapse: every channel is squashed into a few levels and rounded; the gradient passes straight through.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class FiniteScalarQuantizer(nn.Module):
+    """Rounds `len(levels)` channels to `levels` values each; `codebook_size` is their product.
+
+    Codes are integers in 0..codebook_size - 1; `codebook_size` itself is the mask id of the masked autoencoder.
+    """
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        super().__init__()
+        self.levels = tuple(levels)
+        self.codebook_size = math.prod(levels)
+        self.register_buffer("_levels", torch.empty(0), persistent=False)
+        self.register_buffer("_steps", torch.empty(0), persistent=False)
+        self.reset_buffers()
+
+    def reset_buffers(self) -> None:
+        """Set the constants that follow from `levels`, as after `to_empty`."""
+        steps = [math.prod(self.levels[:i]) for i in range(len(self.levels))]
+        self._levels = torch.tensor(self.levels, dtype=torch.float32).view(1, -1, 1, 1, 1)
+        self._steps = torch.tensor(steps).view(1, -1, 1, 1, 1)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, X, Y, Z) to the quantised vectors, -1..1 and differentiable, and codes (B, X, Y, Z) int64."""
+        z = z.float()
+        # sigmoid to 0..levels - 1: even and odd numbers of levels alike get evenly wide cells
+        # and steeper than a sigmoid, so that a network just initialised uses many codes, not the middle ones alone
+        bounded = torch.sigmoid(4 * z) * (self._levels - 1)
+        rounded = bounded + (bounded.round() - bounded).detach()
+        codes = (rounded.detach().round().long() * self._steps).sum(dim=1)
+        return rounded / (self._levels - 1) * 2 - 1, codes
+
+    def codes_to_vectors(self, codes: Tensor) -> Tensor:
+        """(B, X, Y, Z) int64 to (B, C, X, Y, Z) float32 in -1..1; the inverse of `vectors_to_codes`."""
+        digits = codes.unsqueeze(1) // self._steps % self._levels.long()
+        return digits / (self._levels - 1) * 2 - 1
+
+    def vectors_to_codes(self, vectors: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) in -1..1 to (B, X, Y, Z) int64."""
+        digits = ((vectors + 1) / 2 * (self._levels - 1)).round().long()
+        return (digits * self._steps).sum(dim=1)

@@ -1,0 +1,136 @@
+"""The training loop of all stages: Fabric for devices and precision, resumable, with an average of the weights."""
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long and how fast.
+
+    Attributes:
+        steps: optimiser steps in all, over all resumed runs.
+        learning_rate: peak; warms up over `warmup` steps and falls to a fiftieth along a cosine.
+        average: decay of the exponential moving average of the weights, which is what is saved for use.
+        every_seconds: between checkpoints.
+    """
+
+    steps: int = 5000
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    average: float = 0.998
+    every_seconds: float = 180.0
+    log_every: int = 20
+
+
+def make_fabric(accelerator: str = "auto", devices: int = 1, precision: str = "bf16-mixed") -> Fabric:
+    """Fabric, launched; several CPU processes talk through gloo."""
+    strategy = "ddp" if devices > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
+    fabric.launch()
+    return fabric
+
+
+def train(
+    fabric: Fabric,
+    model: nn.Module,
+    batches: Iterator[object],
+    folder: Path,
+    settings: LoopSettings,
+    on_checkpoint: Callable[[nn.Module, int], None] | None = None,
+) -> nn.Module:
+    """Train `model` on the sum of its losses and return the average of its weights over time.
+
+    Args:
+        model: its forward takes a batch and returns named losses; those whose name starts with "_" are logged, not
+            summed.
+        batches: endless.
+        folder: gets `checkpoint.pt`, from which a later call goes on, and `losses.csv`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = model.to(memory_format=torch.channels_last_3d)
+    average = deepcopy(model).requires_grad_(False).to(fabric.device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    step = 0
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        state = fabric.load(checkpoint, {"model": wrapped, "optimizer": optimizer})
+        average.load_state_dict(state["average"])
+        step = state["step"]
+    log = _Log(folder / "losses.csv", fabric, step)
+    saved = time.monotonic()
+
+    def save() -> None:
+        state = {"model": wrapped, "optimizer": optimizer, "average": average.state_dict(), "step": step}
+        partial = checkpoint.with_suffix(".partial")
+        fabric.save(partial, state)
+        fabric.barrier()
+        if fabric.global_rank == 0:
+            partial.replace(checkpoint)
+            if on_checkpoint is not None:
+                on_checkpoint(average, step)
+
+    while step < settings.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * _schedule(step, settings)
+        found: Losses = wrapped(next(batches))
+        fabric.backward(sum(value for name, value in found.items() if not name.startswith("_")))
+        fabric.clip_gradients(wrapped, optimizer, max_norm=1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        decay = min(settings.average, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        log.add(step, found)
+        if fabric.broadcast(time.monotonic() - saved > settings.every_seconds):
+            save()
+            saved = time.monotonic()
+    save()
+    return average
+
+
+def _schedule(step: int, settings: LoopSettings) -> float:
+    warm = min(1.0, (step + 1) / settings.warmup)
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / settings.steps))))
+
+
+class _Log:
+    """Mean losses of every `log_every` steps, appended to a CSV file by the first process."""
+
+    def __init__(self, path: Path, fabric: Fabric, step: int, every: int = 20) -> None:
+        self.path, self.fabric, self.every = path, fabric, every
+        self.sums: dict[str, float] = {}
+        self.count = 0
+        self.started = time.monotonic()
+
+    def add(self, step: int, losses: Losses) -> None:
+        for name, value in losses.items():
+            value = float(value.detach())
+            self.sums[name] = self.sums.get(name, 0.0) + (value if math.isfinite(value) else 0.0)
+        self.count += 1
+        if step % self.every or self.fabric.global_rank:
+            return
+        row = {"step": step, "seconds": round(time.monotonic() - self.started, 1)}
+        row |= {name.lstrip("_"): round(total / self.count, 5) for name, total in self.sums.items()}
+        new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        self.sums, self.count = {}, 0

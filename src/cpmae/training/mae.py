@@ -1,0 +1,116 @@
+"""Stage three: train the masked autoencoder on the codes of many heads.
+
+Each head's codes are made once: e2 encodes its clean anatomy in one standard contrast, so that codes differ by
+anatomy alone, while e1 encodes the brain of a noisy scan in a random contrast, as it will have to.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig
+from cpmae.models.vqvae import BrainVQVAE, NonBrainVQVAE, VQVAEConfig
+from cpmae.training.data import brain_unit, standard_image
+from cpmae.training.synth import scan
+
+
+@dataclass  # not frozen: Fabric moves its tensors between devices
+class HeadCodes:
+    """The codes of one head, or of a batch of them with a first axis more."""
+
+    brain: Tensor  # (X/8, Y/8, Z/8) int64
+    share: Tensor  # (X/8, Y/8, Z/8) float32, share of brain
+    coarse: Tensor  # (X/16, ...) int64
+    fine: Tensor  # (X/8, ...) int64
+    known: Tensor  # (X/8, ...) bool, the block lies in the source's field of view
+
+
+def encode_head(values: NDArray[np.uint8], e1: BrainVQVAE, e2: NonBrainVQVAE, rng: np.random.Generator) -> HeadCodes:
+    """Codes of a whole anatomy."""
+    head = scan(values, rng)
+    brain = head.brain.float()[None, None]
+    image = head.image[None, None] / brain_unit(head.image, head.brain)
+    in_view = head.in_view.float()[None, None]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        _, brain_codes = e1.encode(image * brain, brain)
+        codes = e2.encode(standard_image(head)[None, None] * in_view, brain)
+    share = F.avg_pool3d(brain, 8)[0, 0]
+    known = F.avg_pool3d(in_view, 8)[0, 0] > 0.98
+    return HeadCodes(brain_codes[0], share, codes.coarse_codes[0], codes.fine_codes[0], known)
+
+
+def save_codes(path: Path, codes: HeadCodes) -> None:
+    np.savez_compressed(
+        path,
+        brain=codes.brain.numpy().astype(np.uint16),
+        share=np.round(codes.share.numpy() * 255).astype(np.uint8),
+        coarse=codes.coarse.numpy().astype(np.uint16),
+        fine=codes.fine.numpy().astype(np.uint16),
+        known=codes.known.numpy(),
+    )
+
+
+def load_codes(path: Path) -> HeadCodes:
+    with np.load(path) as file:
+        return HeadCodes(
+            torch.from_numpy(file["brain"].astype(np.int64)),
+            torch.from_numpy(file["share"].astype(np.float32) / 255),
+            torch.from_numpy(file["coarse"].astype(np.int64)),
+            torch.from_numpy(file["fine"].astype(np.int64)),
+            torch.from_numpy(file["known"]),
+        )
+
+
+def batches(folder: Path, size: int, seed: int) -> Iterator[HeadCodes]:
+    """Endless batches of the codes in a folder, all kept in memory (0.2 MB a head)."""
+    heads = [load_codes(path) for path in sorted(folder.glob("*.npz"))]
+    if not heads:
+        raise FileNotFoundError(f"no codes (*.npz) in {folder}")
+    rng = np.random.default_rng(seed)
+    while True:
+        chosen = [heads[i] for i in rng.integers(len(heads), size=size)]
+        yield HeadCodes(*(torch.stack([getattr(c, n) for c in chosen]) for n in HeadCodes.__annotations__))
+
+
+class MaskedAutoencoder(nn.Module):
+    """Both networks, trained side by side."""
+
+    def __init__(self, config: MAEConfig, vqvae: VQVAEConfig) -> None:
+        super().__init__()
+        self.coarse = CoarseMAE(config, vqvae)
+        self.fine = FineMAE(config, vqvae)
+        self.brain_levels = vqvae.brain_levels
+
+    def forward(self, batch: HeadCodes) -> dict[str, Tensor]:
+        """Cross-entropy of the removed codes that are known, at mask ratios as sampling meets them."""
+        from cpmae.models.quantizer import FiniteScalarQuantizer
+
+        brain = BrainCondition(
+            FiniteScalarQuantizer(self.brain_levels).codes_to_vectors(batch.brain), batch.share[:, None]
+        ).cat()
+        known_coarse = F.avg_pool3d(batch.known.float()[:, None], 2)[:, 0] == 1
+        removed = random_mask(batch.coarse.shape) | ~known_coarse
+        masked = batch.coarse.masked_fill(removed, self.coarse.mask_id)
+        features = self.coarse.features(masked, brain)
+        counts = removed & known_coarse
+        coarse = F.cross_entropy(self.coarse.head(features[counts]).float(), batch.coarse[counts])
+        # one head a step is enough for the fine network, which has eight times the positions
+        removed = random_mask(batch.fine[:1].shape) | ~batch.known[:1]
+        masked = batch.fine[:1].masked_fill(removed, self.fine.mask_id)
+        features = self.fine.features(masked, batch.coarse[:1], brain[:1])
+        counts = removed & batch.known[:1]
+        fine = F.cross_entropy(self.fine.head(features[counts]).float(), batch.fine[:1][counts])
+        return {"coarse": coarse, "fine": fine}
+
+
+def random_mask(shape: torch.Size) -> Tensor:
+    """True where removed: of each head a share cos(pi u / 2), u uniform, as in sampling's schedule."""
+    ratio = torch.cos(torch.rand(shape[0]) * math.pi / 2).clamp(min=0.02)
+    return torch.rand(shape) < ratio.view(-1, *[1] * (len(shape) - 1))

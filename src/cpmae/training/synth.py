@@ -1,0 +1,171 @@
+"""Label maps to an endless population of heads: warp the anatomy, draw a contrast, add what a scanner adds.
+
+The idea of training on images generated from label maps with random contrast is SynthSeg's (Billot et al., Med Image
+Anal 2023).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from cpmae import canonical
+from cpmae.models.paint import paint_labels, texture
+from cpmae.training import anatomy
+from cpmae.training.contrast import draw_contrast
+
+
+def load_anatomy(path: Path) -> NDArray[np.uint8]:
+    """A label map in the canonical pose, `canonical.GRID_SHAPE` uint8; see `anatomy`.
+
+    Where the map's field of view ends in a neck, the neck goes on; where it ends in a face, what lies beyond is out
+    of view.
+    """
+    image = nib.as_closest_canonical(nib.load(path))
+    labels, affine = np.asarray(image.dataobj).astype(np.int16), image.affine
+    mask = anatomy.brain_mask(labels)
+    pose = canonical.align(mask, affine)
+    where = ndimage.find_objects((labels > 0).astype(np.uint8))[0]
+    bottom = where[2].start
+    cut_face = bottom > 2  # maps with a complete head reach the lowest slices with their neck
+    values = anatomy.to_anatomy(labels, mask)
+    voxel = np.linalg.inv(affine) @ pose.matrix @ canonical.GRID_AFFINE
+    grid = np.indices(canonical.GRID_SHAPE, np.float32).reshape(3, -1)
+    index = np.round(voxel[:3, :3].astype(np.float32) @ grid + voxel[:3, 3:].astype(np.float32)).astype(np.int32)
+    beyond = index[2] < bottom + 1
+    if cut_face:
+        beyond |= index[1] > where[1].stop - 2
+    index[2] = np.maximum(index[2], bottom + 1)
+    inside = np.all([(i >= 0) & (i < n) for i, n in zip(index, labels.shape, strict=True)], axis=0)
+    out = np.where(inside, values[tuple(np.clip(i, 0, n - 1) for i, n in zip(index, labels.shape, strict=True))], 0)
+    if cut_face:
+        out[beyond] |= anatomy.OUT_OF_VIEW
+    return out.reshape(canonical.GRID_SHAPE).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class WarpSettings:
+    """How far a head is moved and bent; mm, degrees and shares are standard deviations."""
+
+    rotation_deg: float = 2.5
+    translation_mm: float = 2.0
+    scale: float = 0.04
+    shear: float = 0.02
+    bend_mm: float = 3.0  # whole head, over 40 mm
+    wrinkle_mm: float = 0.6  # whole head, over 16 mm
+    face_mm: float = 4.0  # face alone, over 48 mm
+    face_scale: float = 0.07  # face alone: its length, width and depth
+    flip: float = 0.5  # probability of left for right
+
+
+def warp(
+    values: NDArray[np.uint8], rng: np.random.Generator, settings: WarpSettings | None = None
+) -> NDArray[np.uint8]:
+    """A head that nobody has: an anatomy moved, stretched and bent at random, its face more than the rest."""
+    s = settings or WarpSettings()
+    shape = values.shape
+    step = 4
+    small = [n // step for n in shape]
+    axes = [
+        torch.arange(n, dtype=torch.float32) * step + (step - 1) / 2 - o
+        for n, o in zip(small, canonical.GRID_ORIGIN, strict=True)
+    ]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # canonical mm
+    angles = np.deg2rad(rng.normal(0, s.rotation_deg, 3))
+    linear = np.diag(np.exp(rng.normal(0, s.scale, 3))) + np.triu(rng.normal(0, s.shear, (3, 3)), 1)
+    linear = canonical.similarity(np.array([*angles, 0, 0, 0, 0]), np.zeros(3))[:3, :3] @ linear
+    moved = torch.einsum("ij,jxyz->ixyz", torch.tensor(linear, dtype=torch.float32), points)
+    moved += torch.tensor(rng.normal(0, s.translation_mm, 3), dtype=torch.float32)[:, None, None, None]
+    moved += s.bend_mm * _field(small, 10, rng) + s.wrinkle_mm * _field(small, 4, rng)
+    face = _face_weight(points)
+    stretch = torch.tensor(rng.normal(0, s.face_scale, 3), dtype=torch.float32)[:, None, None, None]
+    moved += face * (
+        s.face_mm * _field(small, 12, rng) + stretch * (points - points.new_tensor([0, 40, -60])[:, None, None, None])
+    )
+    if rng.random() < s.flip:
+        moved[0] = -moved[0]
+    origin = torch.tensor(canonical.GRID_ORIGIN, dtype=torch.float32)[:, None, None, None]
+    half = (torch.tensor(shape, dtype=torch.float32)[:, None, None, None] - 1) / 2
+    grid = F.interpolate(((moved + origin) / half - 1)[None], shape, mode="trilinear", align_corners=False)
+    source = torch.from_numpy(values.astype(np.float32))[None, None]
+    out = F.grid_sample(
+        source, grid.flip(1).permute(0, 2, 3, 4, 1), mode="nearest", padding_mode="border", align_corners=True
+    )
+    return out[0, 0].to(torch.uint8).numpy()
+
+
+def _field(shape: list[int], spacing: int, rng: np.random.Generator) -> Tensor:
+    """(3, *shape) smooth field of unit standard deviation."""
+    nodes = [-(-n // spacing) + 3 for n in shape]
+    coarse = torch.tensor(rng.standard_normal((1, 3, *nodes)), dtype=torch.float32)
+    fine = F.interpolate(coarse, [n * spacing for n in nodes], mode="trilinear", align_corners=False)
+    fine = F.avg_pool3d(fine, 5, stride=1, padding=2)
+    x, y, z = shape
+    fine = fine[0, :, spacing : spacing + x, spacing : spacing + y, spacing : spacing + z]
+    return fine / fine.std()
+
+
+def _face_weight(points: Tensor) -> Tensor:
+    """0 in the brain and behind it, 1 in the face: in front of the ears and below the brow, or before the forehead."""
+    depth = points[1] * 0.8 - points[2] * 0.6  # mm along the direction that a face looks, a little downward
+    return torch.sigmoid((depth - 62) / 8) * torch.sigmoid((points[1] + 5) / 8)
+
+
+@dataclass(frozen=True)
+class SynthHead:
+    """One image made from an anatomy; every array has the anatomy's shape."""
+
+    image: Tensor  # float32, noisy; unit: the brightest brain tissue
+    clean: Tensor  # float32, before bias and noise
+    tissue: Tensor  # int64, index of TISSUES, everywhere
+    brain: Tensor  # bool, the brain mask
+    in_view: Tensor  # bool, False where nothing is known
+    paints: Tensor  # (len(PAINTS),) float32
+
+
+def scan(values: NDArray[np.uint8], rng: np.random.Generator, mask_jitter: float = 0.5) -> SynthHead:
+    """Draw one scan of an anatomy, whole or a crop: contrast, texture, partial volume, bias, Rician noise."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    structure = torch.from_numpy(values & anatomy.STRUCTURE).long()
+    tissue = torch.from_numpy(anatomy.outside_tissue())[structure].long()
+    brain = torch.from_numpy((values & anatomy.IN_BRAIN_MASK) > 0)
+    in_view = torch.from_numpy((values & anatomy.OUT_OF_VIEW) == 0)
+    if rng.random() < mask_jitter:  # extractors differ in how much CSF they take along
+        grown = F.max_pool3d((brain if rng.random() < 0.6 else ~brain).float()[None], 3, 1, 1)[0] > 0
+        brain = grown if bool(grown[brain].all()) else ~grown
+    brain_means, paints = (torch.from_numpy(a) for a in draw_contrast(rng))
+    fat, mottle = texture(values.shape, generator)
+    outside = paint_labels(tissue, paints, fat, mottle)
+    is_brain = structure >= anatomy.N_OUTSIDE
+    clean = torch.where(is_brain, brain_means[structure] * (1 + 0.04 * mottle), outside)
+    clean = _blur(clean, float(rng.uniform(0.3, 0.8)))
+    bias = torch.exp(0.12 * torch.from_numpy(np.array(rng.normal())) * _smooth_bias(values.shape, generator))
+    sigma = float(rng.uniform(0.005, 0.05))
+    noise = torch.randn((2, *values.shape), generator=generator) * sigma
+    image = torch.sqrt((clean * bias + noise[0]) ** 2 + noise[1] ** 2).float()
+    return SynthHead(image, clean, tissue, brain, in_view, paints)
+
+
+def _blur(volume: Tensor, sd: float) -> Tensor:
+    """Partial volume: a three-tap kernel of the given standard deviation (voxels) along each axis."""
+    side = sd**2 / 2
+    kernel = volume.new_tensor([side, 1 - 2 * side, side])
+    out = volume[None, None]
+    for axis in range(3):
+        shape = [1, 1, 1, 1, 1]
+        shape[2 + axis] = 3
+        pad = [0] * 6
+        pad[2 * (2 - axis)] = pad[2 * (2 - axis) + 1] = 1
+        out = F.conv3d(F.pad(out, pad, mode="replicate"), kernel.view(shape))
+    return out[0, 0]
+
+
+def _smooth_bias(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    nodes = torch.randn((1, 1, 4, 4, 4), generator=generator)
+    return F.interpolate(nodes, shape, mode="trilinear", align_corners=True)[0, 0]
