@@ -1,0 +1,66 @@
+"""Which voxels are protected: the brain, a margin around it, or all but the face.
+
+Everything follows from the brain mask, the pose that was found from it, and the grid.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cpmae import canonical
+from cpmae.canonical import Pose
+from cpmae.volume import voxel_sizes
+
+REGIONS = ("nonbrain", "face")
+FACE_CLEARANCE_MM = 5.0  # the least distance between the brain and the face region
+
+
+def protected_voxels(
+    brain: NDArray[np.bool_], affine: NDArray[np.float64], pose: Pose, region: str, margin_mm: float
+) -> NDArray[np.bool_]:
+    """True where the result has to equal the input, (X, Y, Z) bool.
+
+    Args:
+        brain: (X, Y, Z) bool.
+        region: "nonbrain" replaces everything outside the brain, "face" the face and the ears alone.
+        margin_mm: how far around the brain the protection reaches.
+
+    Raises:
+        ValueError: for another region or a negative margin.
+    """
+    if region not in REGIONS:
+        raise ValueError(f"there is no region {region!r}, choose one of {', '.join(REGIONS)}")
+    if not 0 <= margin_mm <= 30:
+        raise ValueError(f"the margin is {margin_mm:g} mm, choose 0 to 30")
+    if region == "nonbrain":
+        return grow(brain, affine, margin_mm) if margin_mm else brain
+    face = canonical.resample_like(face_region().astype(np.float32), pose, brain.shape, affine) > 0.5
+    return ~face | grow(brain, affine, max(margin_mm, FACE_CLEARANCE_MM))
+
+
+def grow(mask: NDArray[np.bool_], affine: NDArray[np.float64], mm: float) -> NDArray[np.bool_]:
+    """The mask and all voxels within `mm` of it."""
+    sizes = voxel_sizes(affine)
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    reach = np.ceil(mm / sizes).astype(int) + 1
+    box = tuple(slice(max(0, s.start - r), s.stop + r) for s, r in zip(box, reach, strict=True))
+    grown = mask.copy()
+    grown[box] = ndimage.distance_transform_edt(~mask[box], sampling=sizes) <= mm
+    return grown
+
+
+def face_region() -> NDArray[np.bool_]:
+    """Face and ears with the air before them, on the canonical grid."""
+    x, y, z = (
+        torch.arange(n, dtype=torch.float32).sub(o).view([-1 if i == a else 1 for i in range(3)])
+        for a, (n, o) in enumerate(zip(canonical.GRID_SHAPE, canonical.GRID_ORIGIN, strict=True))
+    )
+    # a slanted plane from the brow, before the frontal lobe, down behind the jaw
+    face = (0.8 * y - 0.6 * z > FACE_DEPTH_MM) & (y > -5)
+    forehead = y > 84
+    ears = (x.abs() > 66) & (y > -45) & (y < 40) & (z < 5) & (z > -80)
+    return (face | (forehead & (z < 30)) | ears).numpy()
+
+
+FACE_DEPTH_MM = 66.0
