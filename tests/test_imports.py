@@ -9,11 +9,11 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "cpmae"
 LEVELS = [
-    {"__main__", "cli"},
+    {"__main__", "cli", "cli_train"},
     {"training", "evaluation"},
     {"pipeline"},
     {"verify", "report"},
-    {"io", "brain", "canonical", "sampling", "compose", "metadata"},
+    {"io", "brain", "canonical", "region", "sampling", "generate", "compose"},
     {"models"},
     {"volume", "errors"},
 ]

@@ -25,6 +25,7 @@ GRID_AFFINE = np.array(
 )
 TEMPLATE_STEP = 4  # mm between the points of the template
 SMOOTHING_MM = 3.0  # of brain masks before they are compared
+SURE_OVERLAP = 0.93  # of a pose that needs no other start
 SCALE_RANGE = (0.75, 1.25)  # brain size relative to the template: infants' brains to the largest adults'
 
 
@@ -81,14 +82,13 @@ def align(mask: NDArray[np.bool_], affine: NDArray[np.float64], template: NDArra
     def residuals(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         return (sampled(parameters) - target).astype(np.float64)
 
-    best = None
+    fits = []
     for pitch in (0.0, -0.5, 0.5):  # radians; the nod is what varies most between scanners and patients
-        start = np.array([pitch, 0, 0, 0, 0, 0, 0.0])
-        fit = optimize.least_squares(residuals, start, loss="soft_l1", f_scale=0.3, x_scale=_STEP, max_nfev=25)
-        if best is None or fit.cost < best.cost:
-            best = fit
+        start = np.array([pitch, 0, 0, 0, 0, 0, 0])
+        fits.append(optimize.least_squares(residuals, start, loss="soft_l1", f_scale=0.3, x_scale=_STEP, max_nfev=25))
+        best = min(fits, key=lambda fit: fit.cost)
         overlap, stray_ml = _agreement(sampled(best.x), target)
-        if overlap > 0.93:
+        if overlap > SURE_OVERLAP:
             break
     return Pose(similarity(best.x, centre), overlap, stray_ml)
 
@@ -190,7 +190,7 @@ def _resample(
     slab = max(1, 2**21 // (shape[1] * shape[2]))  # voxels at a time: the sampling grid takes 12 bytes a voxel
     for start in range(0, shape[0], slab):
         x = torch.arange(start, min(start + slab, shape[0]), dtype=torch.float32)
-        total = None
+        total = torch.zeros((data.shape[0], len(x), *shape[1:]))
         for shift in np.ndindex(*steps):
             dx, dy, dz = ((s + 0.5) / n - 0.5 for s, n in zip(shift, steps, strict=True))
             grid = torch.empty((1, len(x), *shape[1:], 3), dtype=torch.float32)
@@ -200,8 +200,7 @@ def _resample(
                 along_y = (y + dy) * r[1] * scale[axis]
                 along_z = (z + dz) * r[2] * scale[axis]
                 grid[0, ..., 2 - axis] = along_x[:, None, None] + along_y[None, :, None] + along_z[None, None, :]
-            part = F.grid_sample(source, grid, mode="bilinear", padding_mode=padding, align_corners=True)[0]
-            total = part if total is None else total.add_(part)
+            total += F.grid_sample(source, grid, mode="bilinear", padding_mode=padding, align_corners=True)[0]
         out[:, start : start + slab] = total.div_(float(np.prod(steps)))
     return out.numpy()
 

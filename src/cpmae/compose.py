@@ -55,7 +55,7 @@ def noise_level(volume: Volume, brain: NDArray[np.bool_]) -> float:
     where = [np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {a}))) for a in range(3)]
     box = tuple(slice(int(w[0]), int(w[0]) + (int(w[-1] - w[0]) + 1) // 2 * 2) for w in where)
     detail, inside = volume.data[box], brain[box]
-    for axis in np.flatnonzero(thin):
+    for axis in np.flatnonzero(thin).tolist():
         first, second = _pairs(detail, axis), _pairs(inside, axis)
         detail = (first[0] - first[1]) / np.float32(np.sqrt(2))
         inside = second[0] & second[1]

@@ -25,5 +25,9 @@ class OutputError(CpmaeError, OSError):
     """The result cannot be written where it was asked for."""
 
 
+class DeviceError(CpmaeError, ValueError):
+    """The device asked for is not there."""
+
+
 class MissingExtraError(CpmaeError, ImportError):
     """An optional dependency is not installed; the message names the extra."""

@@ -1,5 +1,7 @@
 """A new head around a brain: codes drawn, decoded and painted, on the canonical grid."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,9 +10,30 @@ from torch.nn import functional as F
 
 from cpmae import canonical
 from cpmae.canonical import Conformed
-from cpmae.models.head import HeadModel, SamplingSettings, VisibleCodes
+from cpmae.models.head import HeadModel
 from cpmae.models.paint import blend, mixes, texture
 from cpmae.models.palette import brain_profile
+from cpmae.sampling import sample
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How codes are drawn; see `sampling.sample`."""
+
+    coarse_steps: int = 16
+    fine_steps: int = 4
+    coarse_temperature: float = 0.9
+    fine_temperature: float = 0.7
+
+
+@dataclass(frozen=True)
+class VisibleCodes:
+    """Codes that are known beforehand, as where the cranium is kept; True in a `removed` grid is to be drawn."""
+
+    coarse: Tensor  # (X/16, Y/16, Z/16) int64
+    fine: Tensor  # (X/8, Y/8, Z/8) int64
+    coarse_removed: Tensor  # bool
+    fine_removed: Tensor  # bool
 
 
 def generate_head(
@@ -32,11 +55,45 @@ def generate_head(
         `canonical.GRID_SHAPE` float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere.
     """
     condition = model.brain_condition(brain.data, brain.mask)
-    visible = None if kept is None else visible_codes(model, brain.mask, kept)
-    coarse, fine = model.sample_codes(condition, generator, settings or SamplingSettings(), visible)
+    visible = no_codes() if kept is None else visible_codes(model, brain.mask, kept)
+    coarse, fine = draw_codes(model, condition, visible, generator, settings or SamplingSettings())
     paints = model.paints(brain_profile(brain.data[::2, ::2, ::2], brain.mask[::2, ::2, ::2]))
     layers = model.decode(coarse, fine, brain.mask, mixes(paints))
     return blend(layers, *texture(canonical.GRID_SHAPE, generator))
+
+
+def draw_codes(
+    model: HeadModel, condition: Tensor, visible: VisibleCodes, generator: torch.Generator, settings: SamplingSettings
+) -> tuple[Tensor, Tensor]:
+    """Coarse codes (X/16, ...), then fine ones (X/8, ...), int64, around the brain of `condition`."""
+    coarse = sample(
+        lambda codes, where: model.coarse_logits(codes, where, condition),
+        visible.coarse,
+        visible.coarse_removed,
+        mask_id=model.coarse.mask_id,
+        num_steps=settings.coarse_steps,
+        temperature=settings.coarse_temperature,
+        generator=generator,
+    )
+    fine = sample(
+        lambda codes, where: model.fine_logits(codes, where, coarse, condition),
+        visible.fine,
+        visible.fine_removed,
+        mask_id=model.fine.mask_id,
+        num_steps=settings.fine_steps,
+        temperature=settings.fine_temperature,
+        generator=generator,
+    )
+    return coarse, fine
+
+
+def no_codes() -> VisibleCodes:
+    """Nothing is known: every code is to be drawn."""
+    coarse = torch.zeros([n // 16 for n in canonical.GRID_SHAPE], dtype=torch.int64)
+    fine = torch.zeros([n // 8 for n in canonical.GRID_SHAPE], dtype=torch.int64)
+    return VisibleCodes(
+        coarse, fine, torch.ones_like(coarse, dtype=torch.bool), torch.ones_like(fine, dtype=torch.bool)
+    )
 
 
 def visible_codes(model: HeadModel, brain: NDArray[np.bool_], kept: Conformed) -> VisibleCodes:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cpmae import __version__, brain, canonical, compose, verify
-from cpmae.errors import BrainMaskError, ScanError
+from cpmae.errors import BrainMaskError, DeviceError, ScanError
 from cpmae.generate import generate_head
 from cpmae.io import nifti
 from cpmae.io.nifti import NiftiScan
@@ -78,7 +78,7 @@ def deidentify(
         progress: called with the name of each stage.
 
     Raises:
-        ScanError, BrainMaskError, WeightsError, MissingExtraError: see `cpmae.errors`.
+        ScanError, BrainMaskError, WeightsError, DeviceError, MissingExtraError: see `cpmae.errors`.
         ValueError: for an argument out of range.
     """
     tell = progress or (lambda stage: None)
@@ -139,9 +139,13 @@ def _generators(seed: int | None) -> tuple[np.random.Generator, torch.Generator]
 
 
 def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(n for n in ("cuda", "mps", "cpu") if there[n])
+    if not there.get(name):
+        usable = ", ".join(n for n, yes in there.items() if yes)
+        raise DeviceError(f"there is no device {name!r} here, choose auto or one of {usable}")
+    return name
 
 
 def _brain_mask(given: NDArray | None, volume: Volume, extractor: str, device: str) -> NDArray[np.bool_]:

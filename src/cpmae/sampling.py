@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.stats import qmc
 from torch import Tensor
 
 LogitsFn = Callable[[Tensor, Tensor], Tensor]
@@ -55,10 +54,17 @@ def sample(
 
 
 def spread_order(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """All positions of a grid, flattened, each far from those just before it: a randomly shifted Halton sequence."""
-    count = math.prod(shape)
-    seed = int(torch.randint(2**62, (1,), generator=generator))
-    points = qmc.Halton(len(shape), rng=np.random.default_rng(seed)).random(4 * count)
+    """All positions of a grid, flattened, each far from those just before it.
+
+    A randomly shifted additive recurrence, whose steps are powers of the generalised golden ratio (Roberts, 2018).
+    """
+    count, axes = math.prod(shape), len(shape)
+    ratio = 2.0
+    for _ in range(40):  # the root of x^(d + 1) = x + 1
+        ratio = (1 + ratio) ** (1 / (axes + 1))
+    steps = ratio ** -np.arange(1, axes + 1)
+    shift = torch.rand(axes, generator=generator, dtype=torch.float64).numpy()
+    points = (shift + np.arange(4 * count)[:, None] * steps) % 1
     index = np.ravel_multi_index(tuple((points * np.array(shape)).astype(np.int64).T), shape)
     _, first = np.unique(index, return_index=True)
     order = index[np.sort(first)]

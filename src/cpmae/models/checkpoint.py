@@ -13,6 +13,7 @@ import torch
 from cpmae.errors import WeightsError
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.mae import MAEConfig
+from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.vqvae import VQVAEConfig
 
 FORMAT = 1
@@ -21,8 +22,12 @@ DEFAULT_NAME = "head.safetensors"
 
 def save(model: HeadModel, path: Path, about: dict) -> None:
     """Write `path` (.safetensors) and its JSON: format, sizes, SHA-256 of the weights, and `about`."""
-    tensors = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in model.state_dict().items()}
-    safetensors.torch.save_file(tensors, path)
+    learned = {name for name, _ in model.named_parameters()}  # the moments that codes are whitened by stay exact
+    tensors = {
+        name: tensor.detach().to("cpu", torch.bfloat16 if name in learned else torch.float32).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    path.write_bytes(safetensors.torch.save(tensors))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     text = json.dumps({"format": FORMAT, "sha256": digest, "config": asdict(model.config), **about}, indent=1)
     path.with_suffix(".json").write_text(text + "\n")
@@ -40,7 +45,7 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
     path = Path(path)
     about = read_about(path)
     try:
-        config = HeadConfig(VQVAEConfig(**_tuples(about["config"]["vqvae"])), MAEConfig(**about["config"]["mae"]))
+        config = config_from(about["config"])
         data = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"cannot read weights {path}: {error.strerror}") from error
@@ -55,15 +60,15 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
         with torch.device("meta"):
             model = HeadModel(config)
         model.to_empty(device="cpu")
-        for module in model.modules():  # buffers are not stored: they follow from the configuration
-            if hasattr(module, "reset_buffers"):
+        for module in model.modules():  # its constants are not stored: they follow from the configuration
+            if isinstance(module, FiniteScalarQuantizer):
                 module.reset_buffers()
         model.load_state_dict(tensors)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise WeightsError(f"weights {path} do not fit their description: {error}") from error
     model.sha256 = about["sha256"]
     model = model.float().eval().requires_grad_(False)
-    return model.to(device=device, memory_format=torch.channels_last_3d)
+    return model.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 def read_about(path: Path) -> dict:
@@ -79,11 +84,18 @@ def read_about(path: Path) -> dict:
         raise WeightsError(f"cannot read {beside}, which must lie beside the weights: {error.strerror}") from error
     except ValueError as error:
         raise WeightsError(f"{beside} is not JSON: {error}") from error
+    if not isinstance(about, dict):
+        raise WeightsError(f"{beside} does not describe a model: it holds no JSON object")
     if about.get("format") != FORMAT:
         raise WeightsError(
             f"{beside} has format {about.get('format')}, this version reads {FORMAT}; use weights made for it"
         )
     return about
+
+
+def config_from(fields: dict) -> HeadConfig:
+    """The inverse of `dataclasses.asdict`, from JSON, which has no tuples."""
+    return HeadConfig(VQVAEConfig(**_tuples(fields["vqvae"])), MAEConfig(**_tuples(fields["mae"])))
 
 
 def _tuples(config: dict) -> dict:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpmae import sampling
 from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig
 from cpmae.models.palette import Palette
+from cpmae.models.precision import fast_autocast
 from cpmae.models.vqvae import BrainVQVAE, NonBrainVQVAE, VQVAEConfig
 
 
@@ -23,16 +23,6 @@ class HeadConfig:
 
     vqvae: VQVAEConfig = VQVAEConfig()
     mae: MAEConfig = MAEConfig()
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How codes are drawn; see `sampling.sample`."""
-
-    coarse_steps: int = 16
-    fine_steps: int = 4
-    coarse_temperature: float = 0.9
-    fine_temperature: float = 0.7
 
 
 class HeadModel(nn.Module):
@@ -57,68 +47,35 @@ class HeadModel(nn.Module):
     def brain_condition(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> Tensor:
         """e1: conformed brain and mask to what the masked autoencoder sees of them, (1, C, X/8, Y/8, Z/8)."""
         brain = self._volume(mask)
-        with self._autocast():
+        with fast_autocast(self.device):
             vectors, _ = self.brain.encode(self._volume(image), brain)
         return BrainCondition(vectors, F.avg_pool3d(brain, 8)).cat()
 
     @torch.inference_mode()
-    def sample_codes(
-        self,
-        condition: Tensor,
-        generator: torch.Generator,
-        settings: SamplingSettings,
-        visible: "VisibleCodes | None" = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Draw coarse, then fine codes, (X/16, ...) and (X/8, ...) int64; those in `visible` stay as they are."""
-        shape = tuple(n // 16 for n in self.config.vqvae.grid_shape)
-        coarse = visible.coarse if visible else torch.zeros(shape, dtype=torch.int64)
-        coarse_removed = visible.coarse_removed if visible else torch.ones(shape, dtype=torch.bool)
-        fine_shape = tuple(2 * n for n in shape)
-        fine = visible.fine if visible else torch.zeros(fine_shape, dtype=torch.int64)
-        fine_removed = visible.fine_removed if visible else torch.ones(fine_shape, dtype=torch.bool)
+    def coarse_logits(self, codes: Tensor, where: Tensor, condition: Tensor) -> Tensor:
+        """Masked autoencoder, coarse: codes (X/16, ...) with mask ids to logits (n, size) at flat positions (n,)."""
+        with fast_autocast(self.device):
+            features = self.coarse.features(codes[None].to(self.device), condition)
+            return self.coarse.head(features.flatten(0, 3)[where.to(self.device)]).float().cpu()
 
-        def coarse_logits(codes: Tensor, where: Tensor) -> Tensor:
-            with self._autocast():
-                features = self.coarse.features(codes[None].to(self.device), condition)
-                return self.coarse.head(features.flatten(0, 3)[where.to(self.device)]).float().cpu()
-
-        coarse = sampling.sample(
-            coarse_logits,
-            coarse,
-            coarse_removed,
-            mask_id=self.coarse.mask_id,
-            num_steps=settings.coarse_steps,
-            temperature=settings.coarse_temperature,
-            generator=generator,
-        )
-
-        def fine_logits(codes: Tensor, where: Tensor) -> Tensor:
-            with self._autocast():
-                features = self.fine.features(codes[None].to(self.device), coarse[None].to(self.device), condition)
-                return self.fine.head(features.flatten(0, 3)[where.to(self.device)]).float().cpu()
-
-        fine = sampling.sample(
-            fine_logits,
-            fine,
-            fine_removed,
-            mask_id=self.fine.mask_id,
-            num_steps=settings.fine_steps,
-            temperature=settings.fine_temperature,
-            generator=generator,
-        )
-        return coarse, fine
+    @torch.inference_mode()
+    def fine_logits(self, codes: Tensor, where: Tensor, coarse: Tensor, condition: Tensor) -> Tensor:
+        """Masked autoencoder, fine: as `coarse_logits` at 1/8, given all coarse codes."""
+        with fast_autocast(self.device):
+            features = self.fine.features(codes[None].to(self.device), coarse[None].to(self.device), condition)
+            return self.fine.head(features.flatten(0, 3)[where.to(self.device)]).float().cpu()
 
     @torch.inference_mode()
     def encode_non_brain(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
         """e2: codes of a conformed non-brain volume, unknown voxels 0; (X/16, ...) and (X/8, ...) int64."""
-        with self._autocast():
+        with fast_autocast(self.device):
             codes = self.non_brain.encode(self._volume(image), self._volume(mask))
         return codes.coarse_codes[0].cpu(), codes.fine_codes[0].cpu()
 
     @torch.inference_mode()
     def decode(self, coarse: Tensor, fine: Tensor, mask: NDArray[np.bool_], mixes: Tensor) -> Tensor:
         """d2: codes and the brain mask to sums of tissue shares with the weights `mixes` (R, tissues), (R, *grid)."""
-        with self._autocast():
+        with fast_autocast(self.device):
             layers = self.non_brain.decode_mixed(
                 self.non_brain.coarse_quantizer.codes_to_vectors(coarse[None].to(self.device)),
                 self.non_brain.fine_quantizer.codes_to_vectors(fine[None].to(self.device)),
@@ -134,16 +91,3 @@ class HeadModel(nn.Module):
 
     def _volume(self, data: NDArray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(data, np.float32)).to(self.device)[None, None]
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16)
-
-
-@dataclass(frozen=True)
-class VisibleCodes:
-    """Codes that are known beforehand, as where the cranium is kept; True in a `removed` grid is to be drawn."""
-
-    coarse: Tensor
-    fine: Tensor
-    coarse_removed: Tensor
-    fine_removed: Tensor

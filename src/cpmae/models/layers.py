@@ -15,11 +15,47 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.GroupNorm(8, channels)
         self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         return x + self.conv2(F.silu(self.norm2(h)))
+
+
+class ToCode(nn.Module):
+    """Features to the channels that are quantised, whitened: mean 0, variance 1, uncorrelated over the training data.
+
+    Without that all channels soon say the same, whether there is tissue or air, each sits at its lowest or highest
+    level, and thirty codes of a thousand are used. Whitening uses running moments in training too, so that a crop of
+    air and one of a face are treated alike, and no gradient goes through them.
+    """
+
+    mean: Tensor  # (C,)
+    covariance: Tensor  # (C, C)
+
+    def __init__(self, channels: int, code_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.linear = nn.Linear(channels, code_channels)
+        self.register_buffer("mean", torch.zeros(code_channels))
+        self.register_buffer("covariance", torch.eye(code_channels) * 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.linear(self.norm(x.permute(0, 2, 3, 4, 1))).float()
+        with torch.autocast(z.device.type, enabled=False):
+            if self.training:
+                self._follow(z.detach().reshape(-1, z.shape[-1]))
+            return ((z - self.mean) @ self._whitening()).permute(0, 4, 1, 2, 3)
+
+    def _follow(self, z: Tensor) -> None:
+        """Move the running moments a little towards those of (N, C)."""
+        self.mean.lerp_(z.mean(dim=0), 0.02)
+        centred = z - self.mean
+        self.covariance.lerp_(centred.T @ centred / len(z), 0.02)
+
+    def _whitening(self) -> Tensor:
+        """Inverse square root of the covariance; what is nearly constant is not blown up."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return (vectors * (values + 1e-3 * values.mean()).rsqrt()) @ vectors.T
 
 
 def space_to_channels(x: Tensor, factor: int) -> Tensor:

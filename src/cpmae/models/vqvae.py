@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cpmae.models.layers import Down, ResidualBlock, Up, channels_to_space, space_to_channels
+from cpmae.models.layers import Down, ResidualBlock, ToCode, Up, channels_to_space, space_to_channels
 from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.tissue import TISSUES
 
@@ -22,7 +22,7 @@ class VQVAEConfig:
 
     brain_levels: tuple[int, ...] = (8, 5, 5, 5)
     coarse_levels: tuple[int, ...] = (8, 5, 5, 5)
-    fine_levels: tuple[int, ...] = (8, 8, 8)
+    fine_levels: tuple[int, ...] = (8, 5, 5, 5)
     grid_shape: tuple[int, int, int] = (192, 240, 256)
     width: int = 48
 
@@ -37,7 +37,7 @@ class BrainVQVAE(nn.Module):
         self.encoder = nn.Sequential(
             nn.Conv3d(2 * 64, w, 1), ResidualBlock(w), Down(w, 2 * w), ResidualBlock(2 * w), ResidualBlock(2 * w)
         )
-        self.to_code = nn.Conv3d(2 * w, len(config.brain_levels), 1)
+        self.to_code = ToCode(2 * w, len(config.brain_levels))
         self.from_code = nn.Conv3d(len(config.brain_levels), 2 * w, 1)
         self.decoder = nn.Sequential(
             ResidualBlock(2 * w), ResidualBlock(2 * w), Up(2 * w, w), ResidualBlock(w), nn.Conv3d(w, 64, 1)
@@ -65,14 +65,14 @@ class NonBrainVQVAE(nn.Module):
             nn.Conv3d(2 * 64, w, 1), ResidualBlock(w), Down(w, 2 * w), ResidualBlock(2 * w), ResidualBlock(2 * w)
         )
         self.to_sixteenth = nn.Sequential(Down(2 * w, 2 * w), ResidualBlock(2 * w), ResidualBlock(2 * w))
-        self.to_coarse = nn.Conv3d(2 * w, len(config.coarse_levels), 1)
+        self.to_coarse = ToCode(2 * w, len(config.coarse_levels))
         # anatomy is where it is: a bias for each place of the canonical grid spares the codes from saying it
         self.place = nn.Parameter(torch.zeros(1, 16, *(n // 16 for n in config.grid_shape)))
         self.from_coarse = nn.Sequential(
             nn.Conv3d(len(config.coarse_levels) + 16, 2 * w, 1), ResidualBlock(2 * w), Up(2 * w, 2 * w)
         )
         self.to_fine = nn.Sequential(
-            nn.Conv3d(4 * w, 2 * w, 1), ResidualBlock(2 * w), nn.Conv3d(2 * w, len(config.fine_levels), 1)
+            nn.Conv3d(4 * w, 2 * w, 1), ResidualBlock(2 * w), ToCode(2 * w, len(config.fine_levels))
         )
         self.from_fine = nn.Conv3d(len(config.fine_levels), 2 * w, 1)
         self.mask_eighth = nn.Conv3d(512, 2 * w, 1)
@@ -101,12 +101,14 @@ class NonBrainVQVAE(nn.Module):
         """d2. Vectors of both levels and the brain mask to logits of the tissues, (B, len(TISSUES), X, Y, Z)."""
         return channels_to_space(self._decode_half(coarse, fine, brain, start), 2)
 
-    def decode_mixed(self, coarse: Tensor, fine: Tensor, brain: Tensor, mixes: Tensor) -> Tensor:
+    def decode_mixed(
+        self, coarse: Tensor, fine: Tensor, brain: Tensor, mixes: Tensor, start: tuple[int, int, int] = (0, 0, 0)
+    ) -> Tensor:
         """d2, its tissue shares summed with the weights `mixes` (R, len(TISSUES)): (B, R, X, Y, Z).
 
         The same as weighting the softmax of `decode`, without ever holding all tissues at full resolution.
         """
-        packed = self._decode_half(coarse, fine, brain, (0, 0, 0)).permute(0, 2, 3, 4, 1)
+        packed = self._decode_half(coarse, fine, brain, start).permute(0, 2, 3, 4, 1)
         shares = packed.unflatten(-1, (len(TISSUES), 8)).softmax(dim=-2)
         mixed = torch.einsum("rk,bxyzkj->brjxyz", mixes.to(shares.dtype), shares)
         return channels_to_space(mixed.flatten(1, 2), 2)
@@ -119,8 +121,8 @@ class NonBrainVQVAE(nn.Module):
 
     def _context(self, coarse: Tensor, start: tuple[int, int, int]) -> Tensor:
         begin = [s // 16 for s in start]
-        where = tuple(slice(b, b + n) for b, n in zip(begin, coarse.shape[2:], strict=True))
-        place = self.place[(..., *where)].expand(coarse.shape[0], -1, -1, -1, -1)
+        x, y, z = (slice(b, b + n) for b, n in zip(begin, coarse.shape[2:], strict=True))
+        place = self.place[:, :, x, y, z].expand(coarse.shape[0], -1, -1, -1, -1)
         return self.from_coarse(torch.cat([coarse, place], dim=1))
 
 

@@ -6,6 +6,8 @@ little for each head. A real sequence ties the grey of fat and muscle to that of
 the brain alone say how the rest of the head should look.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,8 +57,8 @@ def draw_contrast(rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArra
     return brain / unit, paints / unit
 
 
-def _sequence(rng: np.random.Generator):  # noqa: ANN202 - a closure (t1, t2, pd) -> signal
-    """A pulse sequence with random parameters, times in ms."""
+def _sequence(rng: np.random.Generator) -> Callable[[float, float, float], float]:
+    """(T1, T2, proton density) to signal, of a pulse sequence with random parameters; times in ms."""
     kind = rng.choice(
         ["mprage", "spgr", "t1 spin echo", "t2", "pd", "flair", "t2*"], p=[0.45, 0.15, 0.1, 0.12, 0.06, 0.08, 0.04]
     )

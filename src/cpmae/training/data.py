@@ -20,15 +20,16 @@ STANDARD_PAINTS = (0.0, 0.3, 0.5, 0.3, 0.6, 1.1, 0.8, 1.4, 1.1, 0.12, 1.2, 1.4)
 
 @dataclass  # not frozen: Fabric moves its tensors between devices
 class Crop:
-    """A crop of a synthetic scan; volumes are (B, 1, X, Y, Z) float32, tissue (B, X, Y, Z) int64."""
+    """A crop of a head; volumes are (B, 1, X, Y, Z) float32."""
 
     image: Tensor  # noisy, random contrast; unit: the brain's median
     clean: Tensor  # the same without noise and bias
     outside: Tensor  # what e2 sees: `image`, or the anatomy in the one standard contrast that codes are made from later
-    tissue: Tensor
     brain: Tensor
     in_view: Tensor
     start: tuple[int, int, int]
+    tissue: Tensor | None = None  # (B, X, Y, Z) int64, index of TISSUES; None for a scan without labels
+    paints: Tensor | None = None  # (len(PAINTS),) for a scan without labels
 
 
 def brain_unit(image: Tensor, brain: Tensor) -> Tensor:
@@ -51,11 +52,11 @@ def crops(folder: Path, size: int, seed: int) -> Iterator[Crop]:
         raise FileNotFoundError(f"no anatomies (*.npy) in {folder}; make some with `cpmae train synth`")
     while True:
         values = np.load(paths[rng.integers(len(paths))], mmap_mode="r")
-        start = tuple(int(rng.integers((n - size) // 16 + 1)) * 16 for n in values.shape)
-        cut = np.ascontiguousarray(values[tuple(slice(s, s + size) for s in start)])
+        x, y, z = (int(rng.integers((n - size) // 16 + 1)) * 16 for n in values.shape)
+        cut = np.ascontiguousarray(values[x : x + size, y : y + size, z : z + size])
         if ((cut & anatomy.STRUCTURE) > 0).mean() < 0.1:
             continue
-        yield _to_crop(cut, rng, start)
+        yield _to_crop(cut, rng, (x, y, z))
 
 
 def _to_crop(cut: NDArray[np.uint8], rng: np.random.Generator, start: tuple[int, int, int]) -> Crop:

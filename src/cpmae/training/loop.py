@@ -7,10 +7,17 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
+
+from cpmae.errors import MissingExtraError
+
+try:
+    from lightning_fabric import Fabric
+except ImportError as error:
+    raise MissingExtraError("training needs Lightning Fabric: pip install 'cpmae[train]'") from error
 
 Losses = dict[str, Tensor]
 
@@ -24,6 +31,7 @@ class LoopSettings:
         learning_rate: peak; warms up over `warmup` steps and falls to a fiftieth along a cosine.
         average: decay of the exponential moving average of the weights, which is what is saved for use.
         every_seconds: between checkpoints.
+        log_every: steps, over which the logged losses are means.
     """
 
     steps: int = 5000
@@ -34,7 +42,7 @@ class LoopSettings:
     log_every: int = 20
 
 
-def make_fabric(accelerator: str = "auto", devices: int = 1, precision: str = "bf16-mixed") -> Fabric:
+def make_fabric(accelerator: str = "auto", devices: int = 1, precision: Any = "bf16-mixed") -> Fabric:
     """Fabric, launched; several CPU processes talk through gloo."""
     strategy = "ddp" if devices > 1 else "auto"
     fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
@@ -59,7 +67,7 @@ def train(
         folder: gets `checkpoint.pt`, from which a later call goes on, and `losses.csv`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model = model.to(memory_format=torch.channels_last_3d)
+    model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     average = deepcopy(model).requires_grad_(False).to(fabric.device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
@@ -71,7 +79,7 @@ def train(
         state = fabric.load(checkpoint, {"model": wrapped, "optimizer": optimizer})
         average.load_state_dict(state["average"])
         step = state["step"]
-    log = _Log(folder / "losses.csv", fabric, step)
+    log = _Log(folder / "losses.csv", fabric, settings.log_every)
     saved = time.monotonic()
 
     def save() -> None:
@@ -88,7 +96,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step, settings)
         found: Losses = wrapped(next(batches))
-        fabric.backward(sum(value for name, value in found.items() if not name.startswith("_")))
+        fabric.backward(torch.stack([value for name, value in found.items() if not name.startswith("_")]).sum())
         fabric.clip_gradients(wrapped, optimizer, max_norm=1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -96,6 +104,8 @@ def train(
         decay = min(settings.average, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+            for kept, now in zip(average.buffers(), model.buffers(), strict=True):
+                kept.copy_(now)
         log.add(step, found)
         if fabric.broadcast(time.monotonic() - saved > settings.every_seconds):
             save()
@@ -112,15 +122,15 @@ def _schedule(step: int, settings: LoopSettings) -> float:
 class _Log:
     """Mean losses of every `log_every` steps, appended to a CSV file by the first process."""
 
-    def __init__(self, path: Path, fabric: Fabric, step: int, every: int = 20) -> None:
+    def __init__(self, path: Path, fabric: Fabric, every: int) -> None:
         self.path, self.fabric, self.every = path, fabric, every
         self.sums: dict[str, float] = {}
         self.count = 0
         self.started = time.monotonic()
 
     def add(self, step: int, losses: Losses) -> None:
-        for name, value in losses.items():
-            value = float(value.detach())
+        for name, tensor in losses.items():
+            value = float(tensor.detach())
             self.sums[name] = self.sums.get(name, 0.0) + (value if math.isfinite(value) else 0.0)
         self.count += 1
         if step % self.every or self.fabric.global_rank:

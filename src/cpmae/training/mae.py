@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig
+from cpmae.models.precision import fast_autocast
+from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.vqvae import BrainVQVAE, NonBrainVQVAE, VQVAEConfig
 from cpmae.training.data import brain_unit, standard_image
 from cpmae.training.synth import scan
@@ -38,9 +40,22 @@ def encode_head(values: NDArray[np.uint8], e1: BrainVQVAE, e2: NonBrainVQVAE, rn
     brain = head.brain.float()[None, None]
     image = head.image[None, None] / brain_unit(head.image, head.brain)
     in_view = head.in_view.float()[None, None]
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), fast_autocast(torch.device("cpu")):
         _, brain_codes = e1.encode(image * brain, brain)
         codes = e2.encode(standard_image(head)[None, None] * in_view, brain)
+    share = F.avg_pool3d(brain, 8)[0, 0]
+    known = F.avg_pool3d(in_view, 8)[0, 0] > 0.98
+    return HeadCodes(brain_codes[0], share, codes.coarse_codes[0], codes.fine_codes[0], known)
+
+
+def encode_scan(prepared: dict[str, NDArray], e1: BrainVQVAE, e2: NonBrainVQVAE) -> HeadCodes:
+    """Codes of a prepared scan; see `scans.load_prepared`."""
+    image = torch.from_numpy(prepared["image"].astype(np.float32)).clamp(0, 6)[None, None]
+    brain = torch.from_numpy(prepared["brain"]).float()[None, None]
+    in_view = torch.from_numpy(prepared["known"]).float()[None, None]
+    with torch.inference_mode(), fast_autocast(torch.device("cpu")):
+        _, brain_codes = e1.encode(image * brain, brain)
+        codes = e2.encode(image * in_view, brain)
     share = F.avg_pool3d(brain, 8)[0, 0]
     known = F.avg_pool3d(in_view, 8)[0, 0] > 0.98
     return HeadCodes(brain_codes[0], share, codes.coarse_codes[0], codes.fine_codes[0], known)
@@ -86,15 +101,11 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         self.coarse = CoarseMAE(config, vqvae)
         self.fine = FineMAE(config, vqvae)
-        self.brain_levels = vqvae.brain_levels
+        self.brain_quantizer = FiniteScalarQuantizer(vqvae.brain_levels)
 
     def forward(self, batch: HeadCodes) -> dict[str, Tensor]:
         """Cross-entropy of the removed codes that are known, at mask ratios as sampling meets them."""
-        from cpmae.models.quantizer import FiniteScalarQuantizer
-
-        brain = BrainCondition(
-            FiniteScalarQuantizer(self.brain_levels).codes_to_vectors(batch.brain), batch.share[:, None]
-        ).cat()
+        brain = BrainCondition(self.brain_quantizer.codes_to_vectors(batch.brain), batch.share[:, None]).cat()
         known_coarse = F.avg_pool3d(batch.known.float()[:, None], 2)[:, 0] == 1
         removed = random_mask(batch.coarse.shape) | ~known_coarse
         masked = batch.coarse.masked_fill(removed, self.coarse.mask_id)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,7 +17,8 @@ def simulate(folder: Path, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Profiles (count, PROFILE_SIZE) and paints (count, len(PAINTS)), from anatomies at 2 mm in random contrasts."""
     rng = np.random.default_rng(seed)
     paths = sorted(folder.glob("*.npy"))
-    profiles, paints = [], []
+    profiles: list[NDArray[np.float32]] = []
+    paints: list[NDArray[np.float32]] = []
     while len(profiles) < count:
         values = np.load(paths[rng.integers(len(paths))], mmap_mode="r")[::2, ::2, ::2]
         for _ in range(4):

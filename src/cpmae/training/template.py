@@ -27,20 +27,19 @@ def build_template(label_maps: list[Path], rounds: int = 4) -> NDArray[np.uint8]
     for path in label_maps:
         image = nib.as_closest_canonical(nib.load(path))
         masks.append((brain_mask(np.asarray(image.dataobj).astype(np.int16)), image.affine))
-    mean: NDArray[np.float32] | None = None
-    for _ in range(rounds):
+    mean = np.zeros(shape, np.float32)
+    for number in range(rounds):
         total = np.zeros(shape, np.float32)
         for mask, affine in masks:
             smooth, smooth_affine = canonical.smoothed(mask, affine)
-            if mean is None:
+            if number == 0:
                 centre = smooth_affine[:3, :3] @ np.array(ndimage.center_of_mass(smooth)) + smooth_affine[:3, 3]
                 pose = canonical.similarity(np.zeros(7), centre)
             else:
                 pose = canonical.align(mask, affine, mean).matrix
             m = np.linalg.inv(smooth_affine) @ pose @ grid
             total += ndimage.affine_transform(smooth, m[:3, :3], m[:3, 3], output_shape=shape, order=1)
-        mean = total / len(masks)
+        mean = (total / len(masks)).astype(np.float32)
         # point i lies at 4 i - 96 mm: 24 is the mid-plane, 48 - i the mirror of i, and 0, which has none, is air
         mean[1:] = (mean[1:] + mean[1:][::-1]) / 2
-    assert mean is not None
     return np.round(mean * 255).astype(np.uint8)

@@ -1,0 +1,30 @@
+# Needs Python 3.11 or newer, and nothing else. Choose one with `make PYTHON=python3.12 test`.
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help demo test clean
+
+help:
+	@echo "make demo   de-identify the packaged example head, into demo/"
+	@echo "make test   lint, type check and tests"
+	@echo "make clean  remove what the two made"
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("cpmae needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# a built package and not a link to the sources: the demo shows what pip gives to others
+demo: $(VENV)/bin/python
+	$(PIP) .
+	$(VENV)/bin/cpmae demo demo
+
+test: $(VENV)/bin/python
+	$(PIP) -e ".[test]"
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest
+
+clean:
+	rm -rf $(VENV) demo

@@ -1,0 +1,65 @@
+"""De-identification of head MRI: the brain stays as it was, everything around it becomes a head that nobody has.
+
+Names are loaded when they are first used, so that `import cpmae` costs nothing. The comparison of two scans in memory
+is `cpmae.verify.verify`; here that name is the module's.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cpmae.errors import (
+        BrainMaskError,
+        CpmaeError,
+        DeviceError,
+        MissingExtraError,
+        OutputError,
+        ScanError,
+        WeightsError,
+    )
+    from cpmae.io.nifti import NiftiScan, read, write
+    from cpmae.pipeline import Deidentified, deidentify
+    from cpmae.verify import Verification, verify_files
+    from cpmae.volume import Volume
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BrainMaskError",
+    "CpmaeError",
+    "Deidentified",
+    "DeviceError",
+    "MissingExtraError",
+    "NiftiScan",
+    "OutputError",
+    "ScanError",
+    "Verification",
+    "Volume",
+    "WeightsError",
+    "__version__",
+    "deidentify",
+    "read",
+    "verify_files",
+    "write",
+]
+
+_HOME = {
+    **dict.fromkeys(("deidentify", "Deidentified"), "cpmae.pipeline"),
+    **dict.fromkeys(("verify_files", "Verification"), "cpmae.verify"),
+    **dict.fromkeys(("NiftiScan", "read", "write"), "cpmae.io.nifti"),
+    "Volume": "cpmae.volume",
+    **dict.fromkeys(
+        ("BrainMaskError", "CpmaeError", "DeviceError", "MissingExtraError", "OutputError", "ScanError", "WeightsError"),
+        "cpmae.errors",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'cpmae' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

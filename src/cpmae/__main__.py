@@ -1,0 +1,6 @@
+"""`python -m cpmae`."""
+
+from cpmae.cli import main
+
+if __name__ == "__main__":
+    main()

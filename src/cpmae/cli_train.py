@@ -1,0 +1,79 @@
+"""`cpmae train`: one command a stage."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+train = typer.Typer(no_args_is_help=True, help="Train the model's stages again, on label maps or your own scans.")
+
+Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps in all; a stopped run goes on where it was.")]
+LearningRate = Annotated[float, typer.Option(help="Peak learning rate.")]
+Accelerator = Annotated[str, typer.Option(help="What to train on: auto, cpu, cuda or mps.")]
+Devices = Annotated[int, typer.Option(min=1, help="How many of them; on the CPU, processes that talk through gloo.")]
+Precision = Annotated[str, typer.Option(help="bf16-mixed, 16-mixed or 32-true.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of initial weights and of the order of examples.")]
+
+
+@train.command()
+def synth(
+    label_maps: Annotated[Path, typer.Argument(help="Folder with SynthSeg's whole-head label maps (NIfTI).")],
+    anatomies: Annotated[Path, typer.Argument(help="Folder for the warped anatomies (.npy, 12 MB each).")],
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 400,
+    leave_out: Annotated[str, typer.Option(help="Names to keep for validation, separated by commas.")] = "",
+    seed: Seed = 0,
+) -> None:
+    """Stage one: from label maps to a population of heads that nobody has."""
+    from cpmae.training import stages
+
+    left_out = [name for name in leave_out.split(",") if name]
+    maps = [p for p in sorted(label_maps.glob("*.nii*")) if not any(name in p.name for name in left_out)]
+    if not maps:
+        raise typer.BadParameter(f"no label maps (.nii, .nii.gz) in {label_maps}")
+    stages.make_anatomies(maps, anatomies, count, seed)
+
+
+@train.command()
+def vqvae(
+    examples: Annotated[Path, typer.Argument(help="Folder of anatomies, or of NIfTI scans (a BIDS data set too).")],
+    run: Annotated[Path, typer.Argument(help="Folder for checkpoints, losses.csv and the result.")],
+    steps: Steps = 5000,
+    learning_rate: LearningRate = 1e-3,
+    crop: Annotated[int, typer.Option(help="Edge of the training crops in voxels, a multiple of 16.")] = 96,
+    palette_scans: Annotated[int, typer.Option(min=40, help="Simulated scans that the palette learns from.")] = 1600,
+    weights: Annotated[Path | None, typer.Option(help="Weights that training on scans starts from.")] = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    precision: Precision = "bf16-mixed",
+    seed: Seed = 0,
+) -> None:
+    """Stage two: the VQ-VAEs of brain and non-brain."""
+    from cpmae.training import stages
+    from cpmae.training.loop import LoopSettings
+
+    hardware = stages.Hardware(accelerator, devices, precision)
+    settings = LoopSettings(steps=steps, learning_rate=learning_rate)
+    stages.train_vqvaes(examples, run, settings, hardware, crop, weights, seed, palette_scans)
+
+
+@train.command()
+def mae(
+    examples: Annotated[Path, typer.Argument(help="The examples that the VQ-VAEs were trained on.")],
+    vqvae_run: Annotated[Path, typer.Argument(help="The run folder of `cpmae train vqvae`.")],
+    run: Annotated[Path, typer.Argument(help="Folder for checkpoints and losses.csv.")],
+    out: Annotated[Path, typer.Argument(help="Weight file to write (.safetensors), with a JSON beside it.")],
+    steps: Steps = 3000,
+    learning_rate: LearningRate = 1e-3,
+    batch: Annotated[int, typer.Option(min=1, help="Heads a step.")] = 4,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    precision: Precision = "bf16-mixed",
+    seed: Seed = 0,
+) -> None:
+    """Stage three: the masked autoencoder, and a weight file that --weights takes."""
+    from cpmae.training import stages
+    from cpmae.training.loop import LoopSettings
+
+    hardware = stages.Hardware(accelerator, devices, precision)
+    settings = LoopSettings(steps=steps, learning_rate=learning_rate)
+    stages.train_mae(examples, vqvae_run, run, out, settings, hardware, batch, seed, {"steps": steps})

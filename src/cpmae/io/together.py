@@ -1,0 +1,76 @@
+"""Several files that appear all or not at all."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cpmae.errors import OutputError
+from cpmae.io.output import check_output
+
+Writer = Callable[[Path], object]
+
+
+def check_outputs(
+    inputs: Sequence[Path], scans: Sequence[Path], pictures: Sequence[Path] = (), *, overwrite: bool = False
+) -> None:
+    """Find out before the work whether all results can be written.
+
+    Args:
+        inputs: files that are read; none may be overwritten.
+        scans, pictures: files to write, .nii or .nii.gz and .png.
+
+    Raises:
+        OutputError: as `check_output`, or if two of the files to write are one.
+    """
+    for path in scans:
+        for source in inputs:
+            check_output(source, path, overwrite=overwrite)
+    for path in pictures:
+        if path.suffix.lower() != ".png":  # so that it cannot be one of the inputs
+            raise OutputError(f"{path.name} does not end in .png, give the picture such a name")
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder, give a file name in it")
+        if not path.parent.is_dir():
+            raise OutputError(f"the folder {path.parent} does not exist, make it first")
+        if os.path.lexists(path) and not overwrite:
+            raise OutputError(f"{path} exists already, choose another name or ask to overwrite it (--overwrite)")
+    places: set[Path] = set()
+    for path in (*scans, *pictures):
+        place = path.parent.resolve() / path.name
+        if place in places:
+            raise OutputError(f"{path} is asked for twice, give each output its own name")
+        places.add(place)
+
+
+def write_together(files: Sequence[tuple[Path, Writer]]) -> None:
+    """Call each writer with a name in a private folder beside its target; when all have ended well, move all in place.
+
+    A full disk, an error or an interrupt while anything is written leaves no file at all. The moves come last, in the
+    given order: put the file whose presence says that all went well at the end. An existing target is replaced.
+
+    Raises:
+        OutputError: if one of them cannot be written.
+    """
+    with ExitStack() as stack:
+        staged = []
+        for target, write in files:
+            with _errors_named(target):
+                folder = stack.enter_context(TemporaryDirectory(prefix=".cpmae-", dir=target.parent))
+                place = Path(folder) / target.name
+                write(place)
+                staged.append((place, target))
+        for place, target in staged:
+            with _errors_named(target):
+                os.replace(place, target)
+
+
+@contextmanager
+def _errors_named(target: Path) -> Iterator[None]:
+    """Errors name the file that was asked for and not its temporary place."""
+    try:
+        yield
+    except OSError as error:  # OutputError too
+        reason = error.strerror or (error.__cause__.strerror if isinstance(error.__cause__, OSError) else None) or error
+        raise OutputError(f"{target} cannot be written ({reason}), free space or choose another place") from error

@@ -1,0 +1,18 @@
+"""Which arithmetic is fast where a network runs."""
+
+import torch
+
+
+def fast_autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 on CUDA and on CPUs that compute in it; plain float32 elsewhere.
+
+    A CPU without bfloat16 instructions emulates them, several times slower than float32. The same machine always gets
+    the same arithmetic, so that a seed gives the same bytes.
+    """
+    able = device.type == "cuda" or (device.type == "cpu" and _cpu_has_bfloat16())
+    return torch.autocast(device.type, torch.bfloat16, enabled=able)
+
+
+def _cpu_has_bfloat16() -> bool:
+    tests = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private names, so each may go
+    return any(getattr(torch.cpu, name, bool)() for name in tests)

@@ -1,0 +1,110 @@
+"""Pose, grid and unit come from the brain alone, and the way back undoes the way in."""
+
+import numpy as np
+import phantom
+import pytest
+from scipy.spatial.transform import Rotation
+
+from cpmae import canonical
+from cpmae.errors import BrainMaskError
+from cpmae.volume import Volume
+
+
+def moved(degrees: tuple[float, float, float], shift_mm: tuple[float, float, float]) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
+    matrix[:3, 3] = shift_mm
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("degrees", "shift_mm"),
+    [
+        ((15, 0, 0), (0, 0, 0)),  # chin up
+        ((-30, 0, 0), (0, 0, -60)),  # chin on the chest, low in the scanner
+        ((0, 12, 20), (35, 10, 0)),  # tilted and looking aside
+        ((40, 10, -15), (5, -80, 40)),
+    ],
+)
+def test_align_follows_a_moved_head(degrees: tuple, shift_mm: tuple) -> None:
+    brain, affine = phantom.turned(phantom.head()[1], "RAS")
+    still = canonical.align(brain, affine).matrix
+    move = moved(degrees, shift_mm)
+    found = canonical.align(brain, move @ affine).matrix
+    # compare where the two put the corners of the head
+    corners = np.array([[x, y, z, 1] for x in (-80, 80) for y in (-90, 90) for z in (-90, 70)]).T
+    assert np.abs(found @ corners - move @ still @ corners).max() < 3.0
+
+
+def test_align_does_not_depend_on_the_storage_orientation(orientation: str) -> None:
+    if orientation == "oblique":  # another position, not another storage
+        return
+    expected = canonical.align(*phantom.turned(phantom.head()[1], "RAS")).matrix
+    found = canonical.align(*phantom.turned(phantom.head()[1], orientation)).matrix
+    np.testing.assert_allclose(found, expected, atol=0.3)
+
+
+def test_align_refuses_an_empty_mask() -> None:
+    with pytest.raises(BrainMaskError, match="empty"):
+        canonical.align(np.zeros((20, 20, 20), bool), np.eye(4))
+
+
+def test_a_leak_into_the_orbits_is_stray() -> None:
+    brain, affine = phantom.turned(phantom.head()[1], "RAS")
+    leak = brain.copy()
+    leak[12:44, 56:68, 16:30] = True
+    assert canonical.align(leak, affine).stray_ml > canonical.align(brain, affine).stray_ml + 50
+
+
+def test_resample_like_undoes_conform(orientation: str) -> None:
+    data, affine = phantom.turned(phantom.head()[0], orientation)
+    brain, _ = phantom.turned(phantom.head()[1], orientation)
+    volume = Volume(np.ascontiguousarray(data), affine)
+    pose = canonical.align(brain, affine)
+    unit = canonical.brain_unit(volume, brain)
+    conformed = canonical.conform(volume, np.ones_like(brain), pose, unit)
+    back = unit.unscale(canonical.resample_like(conformed.data, pose, brain.shape, affine))
+    deep = brain & ~(data < 90)  # away from the ventricles' edges, which two interpolations blur
+    assert np.abs(back - data)[deep].mean() < 5
+    assert np.corrcoef(back[brain], data[brain])[0, 1] > 0.9
+
+
+def test_conform_looks_at_nothing_outside_its_mask() -> None:
+    data, affine = phantom.turned(phantom.head()[0], "oblique")
+    brain = phantom.head()[1]
+    pose = canonical.align(brain, affine)
+    other = np.where(brain, data, np.nan).astype(np.float32)
+    units = [canonical.brain_unit(Volume(d, affine), brain) for d in (data, other)]
+    found = [canonical.conform(Volume(d, affine), brain, pose, u) for d, u in zip((data, other), units, strict=True)]
+    assert units[0] == units[1]
+    np.testing.assert_array_equal(found[0].data, found[1].data)
+    assert found[0].data[found[0].mask].mean() == pytest.approx(1, abs=0.2)
+
+
+def test_thick_slices_are_averages() -> None:
+    fine = np.zeros(canonical.GRID_SHAPE, np.float32)
+    fine[:, :, ::2] = 1  # alternating slices of 1 mm
+    pose = canonical.Pose(np.eye(4), 1.0, 0.0)
+    affine = np.diag([1.0, 1.0, 4.0, 1.0])
+    affine[:3, 3] = [-30, -30, -30]
+    thick = canonical.resample_like(fine, pose, (60, 60, 15), affine)
+    np.testing.assert_allclose(thick, 0.5, atol=0.01)
+
+
+def test_beyond_the_canonical_grid_its_edge_goes_on() -> None:
+    column = np.zeros(canonical.GRID_SHAPE, np.float32)
+    column[80:112, 90:130, :60] = 1  # a neck that reaches the lowest slice
+    pose = canonical.Pose(np.eye(4), 1.0, 0.0)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = [-150, -150, -300]
+    native = canonical.resample_like(column, pose, (150, 150, 200), affine)
+    assert native[75, 75, 5] == 1  # 125 mm below the grid
+    assert native[5, 75, 5] == native[75, 145, 190] == 0
+
+
+def test_brain_unit_of_standardised_intensities() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 1, (20, 20, 20)).astype(np.float32)
+    unit = canonical.brain_unit(Volume(values, np.eye(4)), np.ones(values.shape, bool))
+    assert unit.floor < -2
+    np.testing.assert_allclose(unit.unscale(unit.rescale(values)), values, atol=1e-5)

@@ -1,0 +1,523 @@
+"""The command line in process and as a process: what it refuses, what each option changes, what it leaves behind."""
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import phantom
+import pytest
+from conftest import put
+from numpy.typing import NDArray
+from scipy import ndimage
+from typer.testing import CliRunner, Result
+
+import cpmae
+from cpmae.cli import app
+from cpmae.errors import OutputError
+from cpmae.io.together import write_together
+
+AFFINE = phantom.ras_affine()
+DATA, BRAIN = phantom.head()
+STORED = np.rint(DATA).astype(np.int16)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def stored(path: Path) -> NDArray:
+    """A file's numbers without scaling."""
+    return np.asarray(nib.load(path).dataobj.get_unscaled())  # type: ignore[attr-defined]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every path below a folder with a digest of what is in it."""
+    files = {p: hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "" for p in folder.rglob("*")}
+    return {str(p.relative_to(folder)): digest for p, digest in files.items()}
+
+
+def mask_bytes(mask: NDArray, affine: NDArray[np.float64] = AFFINE) -> bytes:
+    return phantom.nifti_bytes_of(mask.astype(np.uint8), affine)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with scan.nii and mask.nii; at the end the system's temporary folder must be empty."""
+    temporary = tmp_path / "system"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # asked again, so that TMPDIR counts
+    work = tmp_path / "work"
+    work.mkdir()
+    put(work / "scan.nii", phantom.nifti_bytes())
+    put(work / "mask.nii", mask_bytes(BRAIN))
+    yield work
+    left = [p.name for p in temporary.iterdir() if not p.name.startswith("torchinductor_")]  # torch's, holds no scan
+    assert not left
+
+
+def assert_refused(ran: Result, folder: Path, before: dict[str, str], *words: str, code: int = 1) -> None:
+    assert ran.exit_code == code, ran.output
+    assert ran.stdout == ""
+    assert contents(folder) == before
+    if code == 1:
+        line = ran.stderr.rstrip("\n")
+        assert line.startswith("cpmae: ") and "\n" not in line and "Traceback" not in line
+        for word in words:
+            assert word in line, f"{word!r} is not in {line!r}"
+
+
+def edited(shape_or_data: NDArray, affine: NDArray[np.float64] = AFFINE, **fields: object) -> bytes:
+    return phantom.nifti_bytes_of(shape_or_data, affine, **fields)  # type: ignore[arg-type]
+
+
+def stack(*more: int) -> NDArray:
+    return np.broadcast_to(STORED.reshape(*STORED.shape, *(1 for _ in more)), (*STORED.shape, *more))
+
+
+def with_nan(share: float) -> NDArray:
+    data = DATA.copy()
+    inside = np.argwhere(BRAIN)
+    data[tuple(inside[: int(share * len(inside))].T)] = np.nan
+    return data
+
+
+# name of the scan, its bytes, and what the message must hold: the offending value and what to do
+BAD_SCANS: dict[str, tuple[str, Callable[[], bytes], tuple[str, ...]]] = {
+    "truncated gzip": (
+        "bad.nii.gz",
+        lambda: gzip.compress(phantom.nifti_bytes(), 1)[:50_000],
+        ("bad.nii.gz is truncated", "copy it again"),
+    ),
+    "truncated": ("bad.nii", lambda: phantom.nifti_bytes()[:50_000], ("truncated", "50000 bytes", "copy it again")),
+    "empty file": ("bad.nii", lambda: b"", ("not a NIfTI file", "convert")),
+    "not NIfTI": ("bad.dcm", lambda: b"DICM", ("bad.dcm is not a .nii", "convert")),
+    "zeros": ("bad.nii", lambda: edited(np.zeros_like(STORED)), ("0 in every voxel", "give a scan")),
+    "constant": ("bad.nii", lambda: edited(np.full_like(STORED, 7)), ("7 in every voxel", "give a scan")),
+    "nothing finite": ("bad.nii", lambda: edited(np.full(STORED.shape, np.nan, "f4")), ("no finite value",)),
+    "flat brain": (
+        "bad.nii",
+        lambda: edited(np.where(BRAIN, 90, STORED).astype("i2")),
+        ("one and the same intensity",),
+    ),
+    "NaN in the brain": ("bad.nii", lambda: edited(with_nan(0.3)), ("30.0%", "NaN", "repair")),
+    "2-D": ("bad.nii", lambda: edited(STORED[:, :, :1]), ("not 3-D", "(56, 72, 1)", "whole volume")),
+    "4-D": ("bad.nii", lambda: edited(stack(2)), ("4-D", "(56, 72, 64, 2)", "split it")),
+    "5-D": ("bad.nii", lambda: edited(stack(1, 3)), ("5-D", "(56, 72, 64, 1, 3)", "split it")),
+    "complex": ("bad.nii", lambda: edited(STORED.astype("c8")), ("complex64", "magnitude")),
+    "RGB": ("bad.nii", lambda: edited(STORED.astype("u1"), datatype=128, bitpix=24), ("RGB", "magnitude")),
+    "int64": ("bad.nii", lambda: edited(STORED.astype("i8")), ("64-bit", "int64", "store it as")),
+    "uint64": ("bad.nii", lambda: edited(STORED.astype("u8")), ("64-bit", "uint64", "store it as")),
+    "metres": ("bad.nii", lambda: edited(STORED, xyzt_units=1), ("metres", "millimetres")),
+    "metres, unsaid": (
+        "bad.nii",
+        lambda: edited(STORED, np.diag([1e-3, 1e-3, 1e-3, 1]) @ AFFINE),
+        ("0.003 x 0.0028 x 0.003 mm", "metres?"),
+    ),
+    "zoom of 0": ("bad.nii", lambda: edited(STORED, pixdim=[1, 3, 0, 3, 0, 0, 0, 0]), ("0.0", "pixdim", "set them")),
+    "singular": ("bad.nii", lambda: edited(STORED, srow_x=[0, 0, 0, 5]), ("singular affine", "correct")),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SCANS)
+def test_bad_scans(folder: Path, case: str) -> None:
+    name, make, words = BAD_SCANS[case]
+    (folder / name).write_bytes(make())
+    before = contents(folder)
+    arguments = [folder / name, folder / "out.nii.gz", "--brain-mask", folder / "mask.nii", "--picture"]
+    assert_refused(run("deidentify", *arguments, folder / "p.png"), folder, before, *words)
+
+
+def test_scans_that_are_no_file(folder: Path) -> None:
+    (folder / "dicom").mkdir()
+    before = contents(folder)
+    missing = folder / "none.nii.gz"
+    assert_refused(run("deidentify", missing, folder / "out.nii"), folder, before, str(missing), "does not exist")
+    assert_refused(run("deidentify", folder / "dicom", folder / "out.nii"), folder, before, "is a folder", "give one")
+    assert_refused(run("verify", missing, folder / "scan.nii"), folder, before, str(missing), "does not exist")
+
+
+def leaking() -> NDArray[np.bool_]:
+    """The brain and what lies before and below it: eyes, nose."""
+    mask = BRAIN.copy()
+    mask[22:40, 60:72, 10:40] = True
+    return mask
+
+
+BAD_MASKS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
+    "another shape": (lambda: mask_bytes(BRAIN[:-1]), ("(55, 72, 64)", "(56, 72, 64)", "resample")),
+    "another place": (lambda: mask_bytes(BRAIN, AFFINE + np.eye(4, k=3) * 5), ("5 mm off", "resample")),
+    "empty": (lambda: mask_bytes(BRAIN & False), ("mask.nii is empty", "give a mask")),
+    "everything": (lambda: mask_bytes(BRAIN | True), ("covers all of the volume", "give a mask")),
+    "tiny": (lambda: mask_bytes(ndimage.binary_erosion(BRAIN, iterations=10)), (" ml", "300 to 2500 ml")),
+    "mostly cut off": (lambda: mask_bytes(np.roll(BRAIN, 30, 2) & (np.arange(64) > 30)), ("mask", "ml")),
+    "leaking into the face": (lambda: mask_bytes(leaking()), ("where no brain reaches", "--allow-unusual-mask")),
+    "damaged": (lambda: mask_bytes(BRAIN)[:9999], ("truncated", "9999")),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MASKS)
+def test_bad_masks(folder: Path, case: str) -> None:
+    make, words = BAD_MASKS[case]
+    (folder / "mask.nii").write_bytes(make())
+    before = contents(folder)
+    ran = run("deidentify", folder / "scan.nii", folder / "out.nii", "--brain-mask", folder / "mask.nii")
+    assert_refused(ran, folder, before, *words)
+
+
+def test_a_missing_mask_and_an_unknown_extractor(folder: Path) -> None:
+    before, start = contents(folder), ("deidentify", folder / "scan.nii", folder / "out.nii")
+    assert_refused(run(*start, "--brain-mask", folder / "no.nii"), folder, before, "no.nii", "does not exist")
+    assert_refused(run(*start, "--brain-extractor", "bet"), folder, before, "'bet'", "deepbet, robex, hd-bet")
+    assert_refused(run(*start, "--brain-extractor", "command:bet {input}"), folder, before, "bet {input}", "{mask}")
+
+
+BAD_OUTPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "the input": (("scan.nii", "--overwrite"), ("scan.nii is the input itself", "choose another")),
+    "a link to the input": (("link.nii", "--overwrite"), ("is the input itself",)),
+    "the mask": (("mask.nii", "--overwrite"), ("mask.nii is the input itself",)),
+    "there already": (("there.nii",), ("there.nii exists already", "--overwrite")),
+    "in a missing folder": (("none/out.nii",), ("none does not exist", "make it")),
+    "not NIfTI": (("out.png",), ("out.png does not end in .nii", "choose")),
+    "a folder": (("sub.nii", "--overwrite"), ("is a folder", "file name")),
+    "mask there already": (("out.nii", "--save-brain-mask", "there.nii"), ("there.nii exists already",)),
+    "mask over the input": (("out.nii", "--save-brain-mask", "scan.nii", "--overwrite"), ("is the input itself",)),
+    "mask in the result's place": (("out.nii", "--save-brain-mask", "out.nii"), ("asked for twice",)),
+    "picture not PNG": (("out.nii", "--picture", "scan.nii", "--overwrite"), ("does not end in .png",)),
+    "picture in a missing folder": (("out.nii", "--picture", "none/p.png"), ("none does not exist", "make it")),
+    "picture there already": (("out.nii", "--picture", "there.png"), ("there.png exists already", "--overwrite")),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OUTPUTS)
+def test_bad_outputs(folder: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    arguments, words = BAD_OUTPUTS[case]
+    (folder / "there.nii").write_bytes(b"kept")
+    (folder / "there.png").write_bytes(b"kept")
+    (folder / "link.nii").symlink_to(folder / "scan.nii")
+    (folder / "sub.nii").mkdir()
+    monkeypatch.chdir(folder)
+    before = contents(folder)
+    assert_refused(run("deidentify", "scan.nii", *arguments, "--brain-mask", "mask.nii"), folder, before, *words)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--seed", "-1"),
+        ("--seed", "one"),
+        ("--margin-mm", "-1"),
+        ("--margin-mm", "31"),
+        ("--region", "ears"),
+        ("--device", "tpu"),
+        ("--brain-mask", "mask.nii", "--brain-extractor", "robex"),
+        ("--no-such-option",),
+    ],
+)
+def test_usage_errors_exit_with_2(folder: Path, arguments: tuple[str, ...]) -> None:
+    before = contents(folder)
+    ran = run("deidentify", folder / "scan.nii", folder / "out.nii", *arguments)
+    assert_refused(ran, folder, before, code=2)
+    assert arguments[0] in ran.stderr
+
+
+def test_a_device_that_is_not_there(folder: Path) -> None:
+    import torch
+
+    device = "mps" if torch.cuda.is_available() else "cuda"  # no machine has both
+    before = contents(folder)
+    start = ("deidentify", folder / "scan.nii", folder / "out.nii", "--brain-mask", folder / "mask.nii")
+    assert_refused(run(*start, "--device", device), folder, before, device)
+
+
+@pytest.fixture
+def weights(folder: Path) -> Path:
+    """A copy of the packaged weights."""
+    for name in ("head.safetensors", "head.json"):
+        with resources.as_file(resources.files("cpmae") / "weights" / name) as path:
+            shutil.copy(path, folder / name)
+    return folder / "head.safetensors"
+
+
+def damage(weights: Path) -> None:
+    raw = bytearray(weights.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    weights.write_bytes(raw)
+
+
+def change_json(weights: Path, **entries: object) -> None:
+    beside = weights.with_suffix(".json")
+    beside.write_text(json.dumps(json.loads(beside.read_text()) | entries))
+
+
+BAD_WEIGHTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
+    "one bit flipped": (damage, ("damaged", "SHA-256")),
+    "cut short": (lambda path: path.write_bytes(path.read_bytes()[:1000]), ("damaged", "SHA-256")),
+    "missing": (lambda path: path.unlink(), ("head.safetensors", "cannot read")),
+    "no JSON": (lambda path: path.with_suffix(".json").unlink(), ("head.json", "cannot read")),
+    "JSON is none": (lambda path: path.with_suffix(".json").write_text("{"), ("head.json", "not JSON")),
+    "JSON is a list": (lambda path: path.with_suffix(".json").write_text("[]"), ("head.json",)),
+    "another version": (lambda path: change_json(path, format=99), ("format 99", "this version reads 1")),
+    "another model": (lambda path: change_json(path, config={"vqvae": {"x": 1}, "mae": {}}), ("head.json",)),
+}
+
+
+@pytest.mark.parametrize("case", BAD_WEIGHTS)
+def test_bad_weights(folder: Path, weights: Path, case: str) -> None:
+    spoil, words = BAD_WEIGHTS[case]
+    spoil(weights)
+    before = contents(folder)
+    start = ("deidentify", folder / "scan.nii", folder / "out.nii", "--brain-mask", folder / "mask.nii")
+    assert_refused(run(*start, "--weights", weights), folder, before, *words)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_the_middle_leaves_nothing(folder: Path, number: int, code: int) -> None:
+    started = folder / "started"
+    tool = f"command:sh -c 'touch {started}; sleep 600' {{input}} {{mask}}"
+    command = [sys.executable, "-m", "cpmae", "deidentify", "scan.nii", "out.nii", "--brain-extractor", tool]
+    before = contents(folder)
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        for _ in range(1200):
+            if started.exists():
+                break
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        assert list(Path(os.environ["TMPDIR"]).iterdir())  # the scan on its way to the tool
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert b"Traceback" not in errors
+    started.unlink()
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SystemExit(143), KeyboardInterrupt()])
+def test_files_appear_all_or_none(tmp_path: Path, error: BaseException) -> None:
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    (tmp_path / "a").write_bytes(b"old")
+    expected = OutputError if isinstance(error, OSError) else type(error)
+    with pytest.raises(expected) as caught:
+        write_together([(tmp_path / "a", lambda path: path.write_bytes(b"new")), (tmp_path / "b", fail)])
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+    if expected is OutputError:
+        assert str(caught.value).startswith(f"{tmp_path / 'b'} cannot be written (No space left on device)")
+    write_together([(tmp_path / n, lambda path: path.write_bytes(b"new")) for n in "ab"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"] and (tmp_path / "a").read_bytes() == b"new"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with scan.nii, mask.nii and plain.nii, the result of seed 1 without further options."""
+    folder = tmp_path_factory.mktemp("base")
+    put(folder / "scan.nii", phantom.nifti_bytes())
+    put(folder / "mask.nii", mask_bytes(BRAIN))
+    arguments = [folder / "scan.nii", folder / "plain.nii", "--brain-mask", folder / "mask.nii"]
+    ran = run("deidentify", *arguments, "--seed", 1)
+    assert ran.exit_code == 0, ran.output
+    return folder
+
+
+def again(base: Path, out: Path, *more: object) -> Result:
+    """The command that made plain.nii with more options, or with others in place of its own."""
+    own = {"--brain-mask": base / "mask.nii", "--seed": 1}
+    if "--brain-extractor" in more:
+        del own["--brain-mask"]
+    arguments = [x for pair in own.items() if pair[0] not in more for x in pair]
+    ran = run("deidentify", base / "scan.nii", out, *arguments, *more)
+    assert ran.exit_code == 0, ran.output
+    return ran
+
+
+def test_the_brain_is_exact_and_the_rest_is_not(base: Path) -> None:
+    before, after = stored(base / "scan.nii"), stored(base / "plain.nii")
+    assert before.dtype == after.dtype
+    assert np.array_equal(before[BRAIN], after[BRAIN])
+    assert np.mean(before[~BRAIN] == after[~BRAIN]) < 0.5
+    ran = run("verify", base / "scan.nii", base / "plain.nii", "--brain-mask", base / "mask.nii")
+    assert ran.exit_code == 0, ran.output
+
+
+def test_seed(base: Path, tmp_path: Path) -> None:
+    plain = (base / "plain.nii").read_bytes()
+    again(base, tmp_path / "same.nii")
+    again(base, tmp_path / "other.nii", "--seed", 2)
+    assert (tmp_path / "same.nii").read_bytes() == plain
+    assert (tmp_path / "other.nii").read_bytes() != plain
+
+
+def test_without_a_seed_it_is_another_head_each_time_and_the_seed_stays_secret(base: Path, tmp_path: Path) -> None:
+    arguments = (
+        "deidentify",
+        base / "scan.nii",
+        tmp_path / "out.nii",
+        "--brain-mask",
+        base / "mask.nii",
+        "--overwrite",
+    )
+    results, accounts = [], []
+    for _ in range(2):
+        ran = run(*arguments, "--json")
+        assert ran.exit_code == 0, ran.output
+        accounts.append(json.loads(ran.stdout))
+        results.append((tmp_path / "out.nii").read_bytes())
+    assert results[0] != results[1]
+    assert accounts[0] == accounts[1] and accounts[0]["seed"] == "secret"
+
+
+def test_margin(base: Path, tmp_path: Path) -> None:
+    again(base, tmp_path / "out.nii", "--margin-mm", 6)
+    near = ndimage.distance_transform_edt(~BRAIN, sampling=phantom.VOXEL_MM) <= 6
+    before, plain, after = (stored(p) for p in (base / "scan.nii", base / "plain.nii", tmp_path / "out.nii"))
+    assert np.array_equal(before[near], after[near])
+    assert not np.array_equal(before[near], plain[near])
+
+
+def test_region(base: Path, tmp_path: Path) -> None:
+    again(base, tmp_path / "out.nii", "--region", "face")
+    before, after = stored(base / "scan.nii"), stored(tmp_path / "out.nii")
+    nose, back = (slice(25, 36), slice(62, 70), slice(20, 32)), (slice(None), slice(0, 20), slice(40, None))
+    assert np.array_equal(before[BRAIN], after[BRAIN]) and np.array_equal(before[back], after[back])
+    assert np.mean(before[nose] == after[nose]) < 0.5
+
+
+def test_brain_mask_and_the_mask_that_is_saved(base: Path, tmp_path: Path) -> None:
+    smaller = ndimage.binary_erosion(BRAIN)
+    put(tmp_path / "small.nii.gz", mask_bytes(smaller))
+    saved = tmp_path / "saved.nii.gz"
+    again(base, tmp_path / "out.nii", "--brain-mask", tmp_path / "small.nii.gz", "--save-brain-mask", saved)
+    before, after = stored(base / "scan.nii"), stored(tmp_path / "out.nii")
+    assert np.array_equal(before[smaller], after[smaller]) and not np.array_equal(before[BRAIN], after[BRAIN])
+    mask, scan = nib.load(saved), nib.load(base / "scan.nii")
+    assert mask.get_data_dtype() == np.uint8 and np.array_equal(stored(saved), smaller)  # type: ignore[attr-defined]
+    assert np.array_equal(mask.affine, scan.affine)  # type: ignore[attr-defined]
+    for field in ("qform_code", "sform_code", "xyzt_units"):
+        assert mask.header[field] == scan.header[field]  # type: ignore[index]
+
+
+def test_brain_extractor(base: Path, tmp_path: Path) -> None:
+    put(tmp_path / "found.nii.gz", mask_bytes(BRAIN))
+    tool = f"command:sh -c 'test -f {{input}} && cp {tmp_path / 'found.nii.gz'} {{mask}}'"
+    ran = again(base, tmp_path / "out.nii", "--brain-extractor", tool, "--json")
+    assert (tmp_path / "out.nii").read_bytes() == (base / "plain.nii").read_bytes()
+    assert json.loads(ran.stdout)["brain_extractor"] == tool
+
+
+def test_weights_and_device(base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = tmp_path / "other.safetensors"
+    with resources.as_file(resources.files("cpmae") / "weights") as packaged:
+        tensors = load_file(packaged / "head.safetensors")
+        about = json.loads((packaged / "head.json").read_text())
+    save_file({name: -t if name.startswith("palette") else t for name, t in tensors.items()}, other)
+    digest = hashlib.sha256(other.read_bytes()).hexdigest()
+    other.with_suffix(".json").write_text(json.dumps(about | {"sha256": digest}))
+    ran = again(base, tmp_path / "out.nii", "--weights", other, "--device", "cpu", "--json")
+    assert json.loads(ran.stdout)["weights_sha256"] == digest
+    assert (tmp_path / "out.nii").read_bytes() != (base / "plain.nii").read_bytes()
+
+
+def test_picture_json_and_overwrite(base: Path, tmp_path: Path) -> None:
+    out, picture = tmp_path / "out.nii.gz", tmp_path / "both.png"
+    out.write_bytes(b"old")
+    picture.write_bytes(b"old")
+    ran = again(base, out, "--picture", picture, "--json", "--overwrite")
+    account = json.loads(ran.stdout)
+    assert account["seed"] == 1 and account["protected_voxels"] == int(BRAIN.sum())
+    assert gzip.decompress(out.read_bytes()) == (base / "plain.nii").read_bytes()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["both.png", "out.nii.gz"]
+
+
+def test_allow_unusual_mask_warns_on_stderr(base: Path, tmp_path: Path) -> None:
+    put(tmp_path / "leak.nii", mask_bytes(leaking()))
+    ran = again(base, tmp_path / "out.nii", "--brain-mask", tmp_path / "leak.nii", "--allow-unusual-mask")
+    warnings = ran.stderr.splitlines()
+    assert any("where no brain reaches" in line for line in warnings)
+    assert all(line.startswith("cpmae: warning: ") for line in warnings)
+
+
+@pytest.fixture
+def pair(folder: Path) -> Path:
+    """The folder with new.nii: the same brain in another head."""
+    rng = np.random.default_rng(8)
+    new = np.abs(ndimage.affine_transform(DATA, [0.93, 1.05, 0.97], [2, -3, 1], order=1) + rng.normal(0, 3, DATA.shape))
+    put(folder / "new.nii", phantom.nifti_bytes_of(np.where(BRAIN, STORED, np.rint(new)).astype("i2"), AFFINE))
+    return folder
+
+
+def test_verify_says_what_it_found(pair: Path) -> None:
+    arguments = ("verify", pair / "scan.nii", pair / "new.nii", "--brain-mask", pair / "mask.nii")
+    ran = run(*arguments)
+    assert ran.exit_code == 0, ran.output
+    assert f"{int(BRAIN.sum()):,} voxels, 0 differ" in ran.stdout and ran.stdout.endswith("\nverified\n")
+    assert json.loads(run(*arguments, "--json").stdout)["ok"] is True
+
+
+def test_verify_exits_with_1_where_a_promise_is_broken(pair: Path) -> None:
+    broken = stored(pair / "new.nii").copy()
+    broken[tuple(np.argwhere(BRAIN)[100])] += 1
+    put(pair / "broken.nii", phantom.nifti_bytes_of(broken, AFFINE))
+    for name, words in (("broken.nii", "1 of "), ("scan.nii", "the original file itself")):
+        ran = run("verify", pair / "scan.nii", pair / name, "--brain-mask", pair / "mask.nii")
+        assert ran.exit_code == 1 and f"NOT verified: {words}" in ran.stdout.replace("the result is ", "")
+
+
+def test_verify_with_an_extractor(pair: Path) -> None:
+    put(pair / "found.nii.gz", mask_bytes(BRAIN))
+    tool = f"command:sh -c 'test -f {{input}} && cp {pair / 'found.nii.gz'} {{mask}}'"
+    assert run("verify", pair / "scan.nii", pair / "new.nii", "--brain-extractor", tool).exit_code == 0
+
+
+def test_demo(tmp_path: Path) -> None:
+    for _ in range(2):  # the second run replaces the files of the first
+        ran = run("demo", tmp_path / "new" / "demo")
+        assert ran.exit_code == 0, ran.output
+    names = {"example_T1w.nii.gz", "deidentified_T1w.nii.gz", "before_after.png"}
+    assert {p.name for p in (tmp_path / "new" / "demo").iterdir()} == names
+    assert all(name in ran.stdout for name in names) and ran.stdout.endswith("\nverified\n")
+
+
+def test_demo_in_a_place_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    before = contents(tmp_path)
+    assert_refused(run("demo", tmp_path / "file"), tmp_path, before, "cannot be made", "choose another")
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"cpmae {cpmae.__version__}\n"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = ["torch", "matplotlib", "nibabel", "scipy", "numpy"]
+    code = (
+        "import sys; from cpmae.cli import app\n"
+        "try: app(sys.argv[1:])\n"
+        f"except SystemExit: print([m for m in {heavy} if m in sys.modules])"
+    )
+    for arguments in (["--help"], ["deidentify", "--help"], ["train", "--help"], ["--version"]):
+        ran = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_package_gives_what_it_names() -> None:
+    for name in cpmae.__all__:
+        assert getattr(cpmae, name) is not None
+    with pytest.raises(AttributeError, match="anything"):
+        _ = cpmae.anything

@@ -1,0 +1,54 @@
+"""Composition: exact where protected, scan-like elsewhere."""
+
+import numpy as np
+import phantom
+import pytest
+import torch
+
+from cpmae import compose
+from cpmae.io import nifti
+from cpmae.volume import Volume
+
+
+def test_compose_copies_protected_numbers(storage: tuple[str, float, float]) -> None:
+    scan = nifti.parse(phantom.nifti_bytes(storage=storage), "phantom")
+    protected = phantom.head()[1]
+    result = compose.compose(scan, protected, np.full(protected.shape, 77.3, np.float32))
+    assert result.stored.dtype == scan.stored.dtype
+    assert result.stored[protected].tobytes() == scan.stored[protected].tobytes()
+    assert np.abs(result.scaled().data[~protected] - 77.3).max() <= abs(scan.slope)
+
+
+@pytest.mark.parametrize("voxel_mm", [(1, 1, 1), (0.5, 0.5, 4)])
+def test_noise_level_finds_the_noise_under_anatomy(voxel_mm: tuple[float, float, float]) -> None:
+    rng = np.random.default_rng(0)
+    x, y, z = np.indices((60, 64, 40))
+    anatomy = 100 + 20 * np.sin(x / 6) + 15 * np.cos(y / 8)
+    anatomy += 20 * (z % 2) if voxel_mm[2] > 1 else 10 * np.sin(z / 7)  # thick slices differ by anatomy
+    noisy = anatomy + rng.normal(0, 3, anatomy.shape)
+    brain = (x > 5) & (x < 50) & (y > 5) & (z > 3) & (z < 35)
+    noisy[~brain] = np.nan  # and looks nowhere else
+    volume = Volume(noisy.astype(np.float32), np.diag([*voxel_mm, 1.0]))
+    assert compose.noise_level(volume, brain) == pytest.approx(3, rel=0.15)
+
+
+def test_noise_is_rician() -> None:
+    clean = np.zeros((60, 60, 60), np.float32)
+    clean[30:] = 50
+    noisy = compose.with_noise(clean, 2.0, np.random.default_rng(0))
+    air, tissue = noisy[:30], noisy[30:]
+    assert air.mean() == pytest.approx(2 * np.sqrt(np.pi / 2), rel=0.02)  # Rayleigh
+    assert tissue.std() == pytest.approx(2, rel=0.02)
+    assert air.min() >= 0
+
+
+def test_join_keeps_the_known_and_leaves_the_far_alone() -> None:
+    known_mask = np.zeros((20, 20, 20), bool)
+    known_mask[:10] = True
+    known = np.where(known_mask, 1.0, np.nan).astype(np.float32)
+    known = np.nan_to_num(known)
+    joined = compose.join(known, known_mask, torch.full((20, 20, 20), 0.2))
+    assert (joined[:10] == 1).all()
+    inner = joined[:, 5:15, 5:15]
+    np.testing.assert_allclose(inner[12:], 0.2, atol=1e-6)
+    assert (inner[10] > 0.3).all() and (inner[10] < 0.9).all()

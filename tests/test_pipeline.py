@@ -1,0 +1,155 @@
+"""The promises, on the whole way of a scan."""
+
+import nibabel as nib
+import numpy as np
+import phantom
+import pytest
+
+from cpmae import canonical, pipeline, verify
+from cpmae.errors import BrainMaskError, ScanError
+from cpmae.io import nifti
+from cpmae.io.nifti import NiftiScan
+from cpmae.models import checkpoint
+from cpmae.models.head import HeadModel
+from cpmae.volume import Volume
+
+
+@pytest.fixture(scope="module")
+def model() -> HeadModel:
+    return checkpoint.load()
+
+
+def scan_of(orientation: str = "RAS", storage: tuple[str, float, float] = phantom.STORAGES[1]) -> NiftiScan:
+    return nifti.parse(phantom.nifti_bytes(orientation, storage), "phantom")
+
+
+def brain_of(orientation: str = "RAS") -> np.ndarray:
+    return phantom.turned(phantom.head()[1], orientation)[0]
+
+
+def run(scan: NiftiScan, brain: np.ndarray, model: HeadModel, **options) -> pipeline.Deidentified:  # noqa: ANN003
+    options = {"seed": 1, "device": "cpu"} | options
+    return pipeline.deidentify(scan, brain_mask=brain, weights=model, **options)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "storage"),
+    list(zip(phantom.ORIENTATIONS, phantom.STORAGES, strict=True)),
+    ids=[f"{o}-{s[0]}" for o, s in zip(phantom.ORIENTATIONS, phantom.STORAGES, strict=True)],
+)
+def test_the_brain_is_exact_and_the_rest_is_new(
+    orientation: str, storage: tuple[str, float, float], model: HeadModel
+) -> None:
+    scan, brain = scan_of(orientation, storage), brain_of(orientation)
+    found = run(scan, brain, model)
+    assert found.image.stored[brain].tobytes() == scan.stored[brain].tobytes()
+    assert found.image.stored.dtype == scan.stored.dtype
+    checked = verify.verify(scan, found.image, brain)
+    assert checked.ok, checked.failures
+    assert checked.outside_equal < 0.5
+    assert b"cpmae" in found.image.header["descrip"].item()
+
+
+@pytest.mark.parametrize("region", ["nonbrain", "face"])
+def test_nothing_outside_the_protected_region_gets_through(region: str, model: HeadModel) -> None:
+    scan, brain = scan_of(storage=("float32", 1.0, 0.0)), brain_of()
+    first = run(scan, brain, model, region=region)
+    free = ~first.protected
+    assert free.sum() > 10_000
+    rng = np.random.default_rng(0)
+    other_head = np.roll(phantom.head(seed=7)[0][::-1, :, :], 5, axis=1)
+    for name, outside in {
+        "zeros": np.zeros(brain.shape),
+        "noise": rng.normal(500, 300, brain.shape),
+        "someone else": other_head,
+        "nan": np.full(brain.shape, np.nan),
+        "infinity": np.full(brain.shape, np.inf),
+    }.items():
+        changed = scan.with_stored(np.where(free, outside, scan.stored).astype(np.float32))
+        again = run(changed, brain, model, region=region)
+        assert again.image.stored.tobytes() == first.image.stored.tobytes(), name
+        assert np.array_equal(again.protected, first.protected)
+
+
+def test_the_brain_matters(model: HeadModel) -> None:
+    scan, brain = scan_of(), brain_of()
+    first = run(scan, brain, model)
+    darker = scan.with_stored(np.where(brain, scan.stored // 2, scan.stored).astype(np.int16))
+    again = run(darker, brain, model)
+    outside = ~brain
+    assert again.image.stored[outside].mean() < 0.7 * first.image.stored[outside].mean()
+
+
+def test_seed(model: HeadModel) -> None:
+    scan, brain = scan_of(), brain_of()
+    one, same, other = (run(scan, brain, model, seed=s) for s in (1, 1, 2))
+    assert one.image.stored.tobytes() == same.image.stored.tobytes()
+    assert one.image.stored.tobytes() != other.image.stored.tobytes()
+    secret, another = (run(scan, brain, model, seed=None) for _ in range(2))
+    assert secret.image.stored.tobytes() != another.image.stored.tobytes()
+    assert one.account["seed"] == 1 and secret.account["seed"] == "secret"
+
+
+def test_margin_and_region_protect_more(model: HeadModel) -> None:
+    scan, brain = scan_of(), brain_of()
+    plain, wide, face = (run(scan, brain, model, **o).protected for o in ({}, {"margin_mm": 6.0}, {"region": "face"}))
+    assert np.array_equal(plain, brain)
+    assert (wide & ~plain).any() and (wide | plain == wide).all()
+    assert (face | plain == face).all() and face.mean() > 0.5
+    nose = phantom.head()[0][28:36, 66:70, 24:28]
+    assert nose.mean() > 50  # the phantom's nose is where this test thinks
+    assert not face[28:36, 66:70, 24:28].any()
+    assert face[20:36, 4:10, 40:50].all()  # the back of the head stays
+
+
+def test_images_and_volumes_are_scans_too(model: HeadModel) -> None:
+    scan, brain = scan_of(), brain_of()
+    expected = run(scan, brain, model).image.stored
+    for other in (scan.to_image(), Volume(scan.stored, scan.affine), nib.Nifti1Image(scan.stored, scan.affine)):
+        found = pipeline.deidentify(other, brain_mask=brain, weights=model, seed=1, device="cpu")
+        np.testing.assert_array_equal(found.image.stored, expected)
+    with pytest.raises(TypeError, match="list"):
+        pipeline.deidentify([1, 2], seed=1)  # type: ignore[arg-type]
+
+
+def test_a_few_bad_voxels_in_the_brain_are_kept_and_many_refused(model: HeadModel) -> None:
+    scan, brain = scan_of(storage=("float32", 1.0, 0.0)), brain_of()
+    stored = scan.stored.copy()
+    where = np.argwhere(brain)
+    stored[tuple(where[::500].T)] = np.nan
+    found = run(scan.with_stored(stored), brain, model)
+    assert any("NaN" in w for w in found.warnings)
+    assert np.isnan(found.image.stored[brain]).sum() == len(where[::500])
+    assert np.isfinite(found.image.stored[~brain]).all()
+    stored[tuple(where[::20].T)] = np.nan
+    with pytest.raises(ScanError, match="NaN"):
+        run(scan.with_stored(stored), brain, model)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"brain_mask": np.ones((5, 5, 5))}, BrainMaskError, r"\(5, 5, 5\)"),
+        ({"seed": -1}, ValueError, "seed is -1"),
+        ({"margin_mm": -2.0}, ValueError, "-2 mm"),
+        ({"region": "hair"}, ValueError, "hair"),
+    ],
+)
+def test_arguments_out_of_range(options: dict, error: type[Exception], says: str, model: HeadModel) -> None:
+    with pytest.raises(error, match=says):
+        pipeline.deidentify(scan_of(), **{"brain_mask": brain_of(), "weights": model, "seed": 1} | options)
+
+
+def test_a_leaking_mask_is_refused_or_warned_of(model: HeadModel) -> None:
+    scan, leak = scan_of(), brain_of().copy()
+    leak[10:46, 50:70, 12:30] = True  # both orbits and the root of the nose
+    assert canonical.align(leak, scan.affine).stray_ml > pipeline.MAX_STRAY_ML
+    with pytest.raises(BrainMaskError, match="no brain reaches"):
+        run(scan, leak, model)
+    assert any("no brain reaches" in w for w in run(scan, leak, model, allow_unusual_mask=True).warnings)
+
+
+def test_a_flat_brain_is_refused(model: HeadModel) -> None:
+    scan, brain = scan_of(), brain_of()
+    with pytest.raises(ScanError, match="one and the same"):
+        run(scan.with_stored(np.where(brain, 100, scan.stored).astype(np.int16)), brain, model)
