@@ -49,7 +49,15 @@ _HOME = {
     **dict.fromkeys(("NiftiScan", "read", "write"), "cpmae.io.nifti"),
     "Volume": "cpmae.volume",
     **dict.fromkeys(
-        ("BrainMaskError", "CpmaeError", "DeviceError", "MissingExtraError", "OutputError", "ScanError", "WeightsError"),
+        (
+            "BrainMaskError",
+            "CpmaeError",
+            "DeviceError",
+            "MissingExtraError",
+            "OutputError",
+            "ScanError",
+            "WeightsError",
+        ),
         "cpmae.errors",
     ),
 }

@@ -20,12 +20,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from cpmae.errors import BrainMaskError, MissingExtraError
 from cpmae.io.nifti import load
+from cpmae.models.precision import fast_autocast
 from cpmae.volume import Volume, voxel_volume_ml
 
 EXTRACTORS = ("deepbet", "robex", "hd-bet")
@@ -197,7 +199,9 @@ def _deepbet_models(device: str) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
         bet = package.BrainExtraction(no_gpu=True)
-    bet.model, bet.bbox_model = bet.model.to(device), bet.bbox_model.to(device)
+    bet.model, bet.bbox_model = (
+        net.to(device).to(memory_format=torch.channels_last_3d) for net in (bet.model, bet.bbox_model)
+    )
     return bet
 
 
@@ -205,7 +209,9 @@ def _deepbet(volume: Volume, device: str) -> NDArray[np.bool_]:
     bet = _deepbet_models(device)
     with _deepbet_lock:
         try:
-            mask = bet.run_model(volume.data.copy())  # (X, Y, Z) float32, 0 to 1
+            # half the time in bfloat16; of a 1 mm head's mask a few hundred voxels change (Dice 0.9999)
+            with fast_autocast(torch.device(device)):
+                mask = bet.run_model(volume.data.copy())  # (X, Y, Z) float32, 0 to 1
             return bet.postprocess(mask > 0.5)
         except (ValueError, AssertionError) as error:  # how deepbet says that its mask is empty
             raise BrainMaskError(f"deepbet found no brain in the scan, {_GIVE_A_MASK}") from error

@@ -102,14 +102,21 @@ class NonBrainVQVAE(nn.Module):
         return channels_to_space(self._decode_half(coarse, fine, brain, start), 2)
 
     def decode_mixed(
-        self, coarse: Tensor, fine: Tensor, brain: Tensor, mixes: Tensor, start: tuple[int, int, int] = (0, 0, 0)
+        self,
+        coarse: Tensor,
+        fine: Tensor,
+        brain: Tensor,
+        mixes: Tensor,
+        start: tuple[int, int, int] = (0, 0, 0),
+        sharpness: float = 1.0,
     ) -> Tensor:
         """d2, its tissue shares summed with the weights `mixes` (R, len(TISSUES)): (B, R, X, Y, Z).
 
-        The same as weighting the softmax of `decode`, without ever holding all tissues at full resolution.
+        The same as weighting the softmax of `decode`, without ever holding all tissues at full resolution. Logits times a
+        `sharpness` above 1 leave less of a voxel undecided between tissues.
         """
         packed = self._decode_half(coarse, fine, brain, start).permute(0, 2, 3, 4, 1)
-        shares = packed.unflatten(-1, (len(TISSUES), 8)).softmax(dim=-2)
+        shares = packed.unflatten(-1, (len(TISSUES), 8)).mul(sharpness).softmax(dim=-2)
         mixed = torch.einsum("rk,bxyzkj->brjxyz", mixes.to(shares.dtype), shares)
         return channels_to_space(mixed.flatten(1, 2), 2)
 

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from cpmae.models.tissue import PAINTS
 from cpmae.training.anatomy import BRAIN_STRUCTURES, N_OUTSIDE, STRUCTURE, STRUCTURE_TISSUE
 
-# tissue: (T1 in ms, T2 in ms, proton density relative to water)
+# tissue: (T1 in ms, T2 in ms, proton density relative to water). Outside the brain the density also holds what coils,
+# saturation and chemical shift take away, set by eye to the outer percentiles of real T1w heads; the T2 of fat is the long
+# one that trains of refocusing pulses see.
 TISSUE_PROPERTIES = {
     "white matter": (900, 72, 0.70),
     "grey matter": (1400, 95, 0.82),
@@ -24,15 +26,18 @@ TISSUE_PROPERTIES = {
     "blood": (1700, 120, 0.35),  # much of it flows away before it is read out
     "air": (1000, 50, 0.0),
     "eye": (3500, 800, 0.98),
-    "muscle": (1300, 38, 0.75),
-    "orbit": (500, 75, 0.50),
-    "mucosa": (1100, 100, 0.80),
-    "skin": (420, 75, 0.42),  # fat and marrow: less than water's, as coils, saturation and chemical shift leave it
-    "cord": (950, 78, 0.70),
+    "muscle": (1300, 38, 0.5),
+    "orbit": (500, 100, 0.38),
+    "mucosa": (1100, 110, 0.58),
+    "skin": (420, 140, 0.3),
+    "cord": (950, 78, 0.6),
     "bone": (1000, 4, 0.12),
-    "marrow": (480, 75, 0.38),
-    "fat": (370, 85, 0.48),
+    "marrow": (480, 120, 0.26),
+    "fat": (370, 150, 0.31),
 }
+
+# how often each is drawn
+SEQUENCES = {"mprage": 0.45, "spgr": 0.15, "t1 spin echo": 0.1, "t2": 0.12, "pd": 0.06, "flair": 0.08, "t2*": 0.04}
 
 
 def draw_contrast(rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -42,13 +47,7 @@ def draw_contrast(rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArra
         brain: (64,) float32, intensity for each anatomy value; only the brain structures are filled in.
         paints: (len(PAINTS),) float32, intensity of what lies outside the brain, in the same unit.
     """
-    signal = _sequence(rng)
-    tissue = {}
-    for name, (t1, t2, pd) in TISSUE_PROPERTIES.items():
-        wobble = np.exp(rng.normal(0, 0.06, 3))
-        if name == "blood":
-            wobble[2] = rng.uniform(0.2, 2.5)
-        tissue[name] = signal(t1 * wobble[0], t2 * wobble[1], pd * wobble[2])
+    tissue = tissue_intensities(str(rng.choice(list(SEQUENCES), p=list(SEQUENCES.values()))), rng)
     brain = np.zeros(STRUCTURE + 1, np.float32)
     for label, index in BRAIN_STRUCTURES.items():
         brain[index] = tissue[STRUCTURE_TISSUE[label]] * np.exp(rng.normal(0, 0.04))
@@ -57,11 +56,20 @@ def draw_contrast(rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArra
     return brain / unit, paints / unit
 
 
-def _sequence(rng: np.random.Generator) -> Callable[[float, float, float], float]:
+def tissue_intensities(kind: str, rng: np.random.Generator, wobble: float = 0.06) -> dict[str, float]:
+    """Signal of each tissue in a sequence of `SEQUENCES`, its properties varied by the relative `wobble`."""
+    signal = _sequence(kind, rng)
+    tissue = {}
+    for name, properties in TISSUE_PROPERTIES.items():
+        t1, t2, density = np.array(properties) * np.exp(rng.normal(0, wobble, 3) if wobble else 0)
+        if name == "blood" and wobble:
+            density *= rng.uniform(0.2, 2.5)  # slow or fast, in plane or through it
+        tissue[name] = signal(t1, t2, density)
+    return tissue
+
+
+def _sequence(kind: str, rng: np.random.Generator) -> Callable[[float, float, float], float]:
     """(T1, T2, proton density) to signal, of a pulse sequence with random parameters; times in ms."""
-    kind = rng.choice(
-        ["mprage", "spgr", "t1 spin echo", "t2", "pd", "flair", "t2*"], p=[0.45, 0.15, 0.1, 0.12, 0.06, 0.08, 0.04]
-    )
     if kind == "mprage":
         ti, gap = rng.uniform(750, 1150), rng.uniform(600, 1200)
         return lambda t1, t2, pd: pd * abs(1 - 2 * np.exp(-ti / t1) + np.exp(-(ti + gap) / t1)) * np.exp(-3 / t2)
@@ -83,5 +91,5 @@ def _sequence(rng: np.random.Generator) -> Callable[[float, float, float], float
         "t1 spin echo": (rng.uniform(400, 700), rng.uniform(8, 18)),
         "t2": (rng.uniform(3000, 6500), rng.uniform(75, 120)),
         "pd": (rng.uniform(2000, 4000), rng.uniform(10, 30)),
-    }[str(kind)]
+    }[kind]
     return lambda t1, t2, pd: pd * (1 - np.exp(-tr / t1)) * np.exp(-te / t2)

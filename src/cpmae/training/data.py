@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cpmae.models.paint import paint_labels
 from cpmae.training import anatomy
-from cpmae.training.synth import SynthHead, scan
+from cpmae.training.synth import scan
 
 STANDARD_SHARE = 0.6  # of crops
 # relative to the brain's median: air, csf, blood, eye, muscle, orbit, mucosa, skin, cord, bone, marrow, fat
@@ -38,10 +38,10 @@ def brain_unit(image: Tensor, brain: Tensor) -> Tensor:
     return inside.median().clamp(min=0.05) if len(inside) > 1000 else image.new_tensor(0.7)
 
 
-def standard_image(head: SynthHead) -> Tensor:
+def standard_image(tissue: Tensor) -> Tensor:
     """The anatomy outside the brain in one contrast, no texture, no noise, so that codes differ by anatomy alone."""
-    zero = torch.zeros(head.tissue.shape)
-    return paint_labels(head.tissue, torch.tensor(STANDARD_PAINTS), zero, zero)
+    zero = torch.zeros(tissue.shape)
+    return paint_labels(tissue, torch.tensor(STANDARD_PAINTS), zero, zero)
 
 
 def crops(folder: Path, size: int, seed: int) -> Iterator[Crop]:
@@ -65,7 +65,7 @@ def _to_crop(cut: NDArray[np.uint8], rng: np.random.Generator, start: tuple[int,
     image = head.image / unit
     return Crop(
         image=image.clamp(max=6)[None, None],
-        outside=(standard_image(head) if rng.random() < STANDARD_SHARE else image).clamp(max=6)[None, None],
+        outside=(standard_image(head.tissue) if rng.random() < STANDARD_SHARE else image).clamp(max=6)[None, None],
         clean=(head.clean / unit).clamp(max=6)[None, None],
         tissue=head.tissue[None],
         brain=head.brain.float()[None, None],

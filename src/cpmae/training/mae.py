@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +20,7 @@ from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig
 from cpmae.models.precision import fast_autocast
 from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.vqvae import BrainVQVAE, NonBrainVQVAE, VQVAEConfig
+from cpmae.training import anatomy
 from cpmae.training.data import brain_unit, standard_image
 from cpmae.training.synth import scan
 
@@ -36,28 +38,34 @@ class HeadCodes:
 
 def encode_head(values: NDArray[np.uint8], e1: BrainVQVAE, e2: NonBrainVQVAE, rng: np.random.Generator) -> HeadCodes:
     """Codes of a whole anatomy."""
-    head = scan(values, rng)
-    brain = head.brain.float()[None, None]
-    image = head.image[None, None] / brain_unit(head.image, head.brain)
-    in_view = head.in_view.float()[None, None]
-    with torch.inference_mode(), fast_autocast(torch.device("cpu")):
-        _, brain_codes = e1.encode(image * brain, brain)
-        codes = e2.encode(standard_image(head)[None, None] * in_view, brain)
-    share = F.avg_pool3d(brain, 8)[0, 0]
-    known = F.avg_pool3d(in_view, 8)[0, 0] > 0.98
-    return HeadCodes(brain_codes[0], share, codes.coarse_codes[0], codes.fine_codes[0], known)
+    where = ndimage.find_objects(((values & anatomy.IN_BRAIN_MASK) > 0).astype(np.uint8))[0]
+    box = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in where)  # room for a mask that is drawn a little larger
+    head = scan(np.ascontiguousarray(values[box]), rng)
+    brain, image = torch.zeros((2, *values.shape))
+    brain[box] = head.brain.float()
+    image[box] = head.image / brain_unit(head.image, head.brain)
+    tissue = torch.from_numpy(anatomy.outside_tissue())[torch.from_numpy(values & anatomy.STRUCTURE).long()].long()
+    in_view = torch.from_numpy((values & anatomy.OUT_OF_VIEW) == 0).float()
+    return _encode(image, standard_image(tissue) * in_view, brain, in_view, e1, e2)
 
 
 def encode_scan(prepared: dict[str, NDArray], e1: BrainVQVAE, e2: NonBrainVQVAE) -> HeadCodes:
     """Codes of a prepared scan; see `scans.load_prepared`."""
-    image = torch.from_numpy(prepared["image"].astype(np.float32)).clamp(0, 6)[None, None]
-    brain = torch.from_numpy(prepared["brain"]).float()[None, None]
-    in_view = torch.from_numpy(prepared["known"]).float()[None, None]
+    image = torch.from_numpy(prepared["image"].astype(np.float32)).clamp(0, 6)
+    brain, in_view = (torch.from_numpy(prepared[name]).float() for name in ("brain", "known"))
+    return _encode(image, image * in_view, brain, in_view, e1, e2)
+
+
+def _encode(
+    image: Tensor, outside: Tensor, brain: Tensor, in_view: Tensor, e1: BrainVQVAE, e2: NonBrainVQVAE
+) -> HeadCodes:
+    """Codes of what e1 and e2 see, all (X, Y, Z) float32."""
+    mask = brain[None, None]
     with torch.inference_mode(), fast_autocast(torch.device("cpu")):
-        _, brain_codes = e1.encode(image * brain, brain)
-        codes = e2.encode(image * in_view, brain)
-    share = F.avg_pool3d(brain, 8)[0, 0]
-    known = F.avg_pool3d(in_view, 8)[0, 0] > 0.98
+        _, brain_codes = e1.encode(image[None, None] * mask, mask)
+        codes = e2.encode(outside[None, None], mask)
+    share = F.avg_pool3d(mask, 8)[0, 0]
+    known = F.avg_pool3d(in_view[None, None], 8)[0, 0] > 0.98
     return HeadCodes(brain_codes[0], share, codes.coarse_codes[0], codes.fine_codes[0], known)
 
 
