@@ -20,14 +20,12 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from cpmae.errors import BrainMaskError, MissingExtraError
 from cpmae.io.nifti import load
-from cpmae.models.precision import fast_autocast
 from cpmae.volume import Volume, voxel_volume_ml
 
 EXTRACTORS = ("deepbet", "robex", "hd-bet")
@@ -195,6 +193,8 @@ _deepbet_lock = threading.Lock()  # deepbet keeps the bounding box of the scan a
 
 @cache
 def _deepbet_models(device: str) -> Any:
+    import torch
+
     package = _require("deepbet", "deepbet", "deepbet==1.0.2")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
@@ -206,6 +206,10 @@ def _deepbet_models(device: str) -> Any:
 
 
 def _deepbet(volume: Volume, device: str) -> NDArray[np.bool_]:
+    import torch  # here, since masks are also checked where no network runs
+
+    from cpmae.models.precision import fast_autocast
+
     bet = _deepbet_models(device)
     with _deepbet_lock:
         try:

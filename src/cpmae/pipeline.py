@@ -112,10 +112,15 @@ def deidentify(
     check = verify.verify(scan, result, protected, measure=False)
     if not check.ok:
         raise ScanError(f"the result failed its own check and was dropped: {'; '.join(check.failures)}")
-    account = _account(
-        scan, mask, protected, pose, region, margin_mm, seed, brain_mask is None and brain_extractor, model
-    )
-    return Deidentified(result, mask, protected, account | {"warnings": warnings}, warnings)
+    account = _account(scan, mask, protected, pose) | {
+        "brain_extractor": brain_extractor if brain_mask is None else "given mask",
+        "region": region,
+        "margin_mm": margin_mm,
+        "seed": "secret" if seed is None else seed,
+        "weights_sha256": model.sha256,
+        "warnings": warnings,
+    }
+    return Deidentified(result, mask, protected, account, warnings)
 
 
 def _as_scan(scan: Any) -> NiftiScan:
@@ -193,29 +198,16 @@ def _check_pose(pose: canonical.Pose, allow_unusual: bool) -> list[str]:
 
 
 def _account(
-    scan: NiftiScan,
-    mask: NDArray[np.bool_],
-    protected: NDArray[np.bool_],
-    pose: canonical.Pose,
-    region: str,
-    margin_mm: float,
-    seed: int | None,
-    extractor: str | bool,
-    model: HeadModel,
+    scan: NiftiScan, mask: NDArray[np.bool_], protected: NDArray[np.bool_], pose: canonical.Pose
 ) -> dict[str, Any]:
-    ml = voxel_volume_ml(scan.affine)
+    """What was found and done, in figures."""
     return {
         "version": __version__,
-        "weights_sha256": model.sha256,
         "shape": list(scan.stored.shape),
         "dtype": str(scan.stored.dtype),
         "voxel_sizes_mm": [round(float(s), 4) for s in voxel_sizes(scan.affine)],
-        "brain_extractor": extractor or "given mask",
-        "brain_ml": round(float(mask.sum()) * ml, 1),
+        "brain_ml": round(float(mask.sum()) * voxel_volume_ml(scan.affine), 1),
         "template_overlap": round(pose.overlap, 3),
-        "region": region,
-        "margin_mm": margin_mm,
         "protected_voxels": int(protected.sum()),
         "replaced_voxels": int(protected.size - protected.sum()),
-        "seed": seed if seed is not None else "secret",
     }

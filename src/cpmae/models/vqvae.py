@@ -112,8 +112,8 @@ class NonBrainVQVAE(nn.Module):
     ) -> Tensor:
         """d2, its tissue shares summed with the weights `mixes` (R, len(TISSUES)): (B, R, X, Y, Z).
 
-        The same as weighting the softmax of `decode`, without ever holding all tissues at full resolution. Logits times a
-        `sharpness` above 1 leave less of a voxel undecided between tissues.
+        The same as weighting the softmax of `decode`, without ever holding all tissues at full resolution. Logits
+        times a `sharpness` above 1 leave less of a voxel undecided between tissues.
         """
         packed = self._decode_half(coarse, fine, brain, start).permute(0, 2, 3, 4, 1)
         shares = packed.unflatten(-1, (len(TISSUES), 8)).mul(sharpness).softmax(dim=-2)

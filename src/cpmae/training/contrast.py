@@ -15,8 +15,8 @@ from cpmae.models.tissue import PAINTS
 from cpmae.training.anatomy import BRAIN_STRUCTURES, N_OUTSIDE, STRUCTURE, STRUCTURE_TISSUE
 
 # tissue: (T1 in ms, T2 in ms, proton density relative to water). Outside the brain the density also holds what coils,
-# saturation and chemical shift take away, set by eye to the outer percentiles of real T1w heads; the T2 of fat is the long
-# one that trains of refocusing pulses see.
+# saturation and chemical shift take away, set by eye to the outer percentiles of real T1w heads; the T2 of fat is the
+# long one that trains of refocusing pulses see.
 TISSUE_PROPERTIES = {
     "white matter": (900, 72, 0.70),
     "grey matter": (1400, 95, 0.82),
