@@ -22,8 +22,11 @@ def head(seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     def ellipsoid(cx: float, cy: float, cz: float, rx: float, ry: float, rz: float) -> NDArray[np.bool_]:
         return ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + ((z - cz) / rz) ** 2 < 1
 
-    brain = ellipsoid(0, -4, 24, 58, 72, 50)
-    brain |= ellipsoid(9, -4, 26, 54, 68, 48)  # the right side is the larger one
+    brain = ellipsoid(0, -4, 24, 58, 76, 50)
+    brain |= ellipsoid(9, -4, 26, 56, 74, 48)  # the right side is the larger one
+    brain &= z > 0.12 * y - 4  # the base of the frontal lobes
+    brain |= ellipsoid(0, -42, -8, 46, 30, 26) | ellipsoid(3, -16, -22, 12, 14, 22)  # cerebellum and stem
+    brain |= ellipsoid(36, 10, -6, 20, 28, 16) | ellipsoid(-34, 10, -6, 20, 28, 16)  # temporal lobes
     data = np.zeros(SHAPE)
     data[ellipsoid(2, 0, 20, 74, 88, 66)] = 150  # scalp
     data[ellipsoid(2, 20, -45, 48, 52, 48)] = 130  # jaw and neck

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
-    values = synth.warp(synth.load_anatomy(arguments.label_map), rng, synth.WarpSettings(face_mm=6, face_scale=0.1))
+    values = synth.warp(synth.load_anatomy(arguments.label_map), rng, synth.WarpSettings(face_mm=3))
 
     brain_means, paints = mprage()
     structure = torch.from_numpy(values & anatomy.STRUCTURE).long()

@@ -25,7 +25,7 @@ MIN_OVERLAP = (
     0.75  # Dice of a smoothed brain mask with the template brain; label maps and scans of adults reach 0.9 to 0.97
 )
 MAX_NOT_FINITE = 0.01  # of the brain
-MAX_STRAY_ML = 60.0  # of the mask where no brain reaches, such as the orbits or the neck
+MAX_STRAY_ML = 15.0  # of the mask where no brain reaches; real masks have 3 to 6, with both orbits 16 and more
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""Is a generated face one of the training heads'? Distances between face surfaces, in the canonical frame.
+
+python benchmarks/nearest_face.py LABEL_MAP [LABEL_MAP ...] --training 01 02 ... [--samples 3]
+
+Heads are drawn around the brains of all label maps. Each generated face is compared with the faces of the training heads; the
+yardstick is the distance of each training face to its nearest neighbour among them. Label maps whose face is cut by the field
+of view lend their brains alone.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cpmae import canonical
+from cpmae.generate import SamplingSettings, draw_codes, no_codes
+from cpmae.models import checkpoint
+from cpmae.models.head import HeadModel
+from cpmae.models.tissue import TISSUES
+from cpmae.training import anatomy, synth
+from cpmae.training.data import brain_unit
+
+# the face as seen from the front, canonical mm: between the outer corners of the eyes, from the brow to the chin
+X_MM, Z_MM = (-50, 50), (-110, -15)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("label_maps", type=Path, nargs="+")
+    parser.add_argument("--training", nargs="+", required=True, help="names of those that the weights learnt from")
+    parser.add_argument("--samples", type=int, default=3, help="heads drawn around each brain")
+    parser.add_argument("--weights", type=Path)
+    arguments = parser.parse_args()
+    heads = {path.name.split(".")[0].split("-")[-1]: synth.load_anatomy(path) for path in arguments.label_maps}
+    whole = {name: v for name, v in heads.items() if not (v & anatomy.OUT_OF_VIEW).any()}
+    faces = {name: face_depth((v & anatomy.STRUCTURE) > 0) for name, v in whole.items() if name in arguments.training}
+    model = checkpoint.load(arguments.weights)
+    apart = [min(distance(a, b) for m, b in faces.items() if m != n) for n, a in faces.items()]
+    samples = []
+    for name, values in heads.items():
+        for seed in range(arguments.samples):
+            face = face_depth(draw(model, values, seed))
+            near = {n: distance(face, f) for n, f in faces.items()}
+            samples.append((face, min(near.values())))
+            print(json.dumps({"brain": name, "seed": seed, "own_mm": near.get(name), "nearest_mm": min(near.values())}))
+    between = [min(distance(a, b) for j, (b, _) in enumerate(samples) if j != i) for i, (a, _) in enumerate(samples)]
+    for title, values in {
+        "training face to its nearest training face": apart,
+        "generated face to its nearest training face": [d for _, d in samples],
+        "generated face to its nearest generated face": between,
+    }.items():
+        print(f"{title:46s} median {np.median(values):.2f} mm, least {min(values):.2f} mm, n {len(values)}")
+
+
+def draw(model: HeadModel, values: NDArray[np.uint8], seed: int) -> NDArray[np.bool_]:
+    """What is not air of a head drawn around an anatomy's brain."""
+    head = synth.scan(values, np.random.default_rng(seed), mask_jitter=0)
+    mask = head.brain.numpy()
+    image = (head.image / brain_unit(head.image, head.brain)).numpy() * mask
+    generator = torch.Generator().manual_seed(seed)
+    codes = draw_codes(model, model.brain_condition(image, mask), no_codes(), generator, SamplingSettings())
+    air = torch.zeros(1, len(TISSUES))
+    air[0, TISSUES.index("air")] = 1
+    return (model.decode(*codes, mask, air)[0].float().numpy() < 0.5) | mask
+
+
+def face_depth(head: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The frontmost head voxel, canonical y in mm, for each x and z of the face; NaN where there is none."""
+    x0, z0 = canonical.GRID_ORIGIN[0], canonical.GRID_ORIGIN[2]
+    seen = head[x0 + X_MM[0] : x0 + X_MM[1], 110:, z0 + Z_MM[0] : z0 + Z_MM[1]]
+    depth = seen.shape[1] - 1 - np.argmax(seen[:, ::-1], axis=1)
+    return np.where(seen.any(axis=1), depth, np.nan).astype(np.float32)
+
+
+def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Mean distance of two faces along the line of sight, in mm, after the shift in depth that brings them closest."""
+    difference = (a - b)[np.isfinite(a) & np.isfinite(b)]
+    return float(np.abs(difference - np.median(difference)).mean())
+
+
+if __name__ == "__main__":
+    main()
