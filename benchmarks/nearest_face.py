@@ -2,9 +2,9 @@
 
 python benchmarks/nearest_face.py LABEL_MAP [LABEL_MAP ...] --training 01 02 ... [--samples 3]
 
-Heads are drawn around the brains of all label maps. Each generated face is compared with the faces of the training heads; the
-yardstick is the distance of each training face to its nearest neighbour among them. Label maps whose face is cut by the field
-of view lend their brains alone.
+Heads are drawn around the brains of all label maps. Each generated face is compared with the faces of the training
+heads; the yardstick is the distance of each training face to its nearest neighbour among them. Label maps whose face
+is cut by the field of view lend their brains alone.
 """
 
 import argparse
