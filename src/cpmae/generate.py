@@ -20,10 +20,10 @@ from cpmae.sampling import sample
 class SamplingSettings:
     """How codes are drawn; see `sampling.sample`."""
 
-    coarse_steps: int = 16
-    fine_steps: int = 4
+    coarse_steps: int = 32
+    fine_steps: int = 8
     coarse_temperature: float = 0.9
-    fine_temperature: float = 0.7
+    fine_temperature: float = 0.4
 
 
 @dataclass(frozen=True)
