@@ -2,6 +2,9 @@
 
 import gzip
 import os
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line sets it, before torch is imported
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

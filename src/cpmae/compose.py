@@ -31,12 +31,19 @@ def join(known: NDArray[np.float32], known_mask: NDArray[np.bool_], generated: T
     """
     mask = torch.from_numpy(known_mask).float()[None, None]
     inside = torch.from_numpy(known)[None, None] * mask
-    size, pad = 2 * SEAM_VOXELS + 1, SEAM_VOXELS
-    share = F.avg_pool3d(mask, size, 1, pad)
-    local = F.avg_pool3d(inside, size, 1, pad) / share.clamp(min=1e-3)
-    weight = F.avg_pool3d(mask, 3, 1, 1)  # 1/3 next to a flat seam, 0 beyond
+    local = _box_mean(inside, SEAM_VOXELS) / _box_mean(mask, SEAM_VOXELS).clamp(min=1e-3)
+    weight = _box_mean(mask, 1)  # 1/3 next to a flat seam, 0 beyond
     outside = torch.lerp(generated[None, None], local, weight)
     return torch.where(mask > 0, inside, outside)[0, 0].numpy()
+
+
+def _box_mean(volume: Tensor, reach: int) -> Tensor:
+    """Mean over the voxels within `reach` along each axis, (1, 1, X, Y, Z); one axis after the other is much faster."""
+    for axis in range(3):
+        size, pad = [1, 1, 1], [0, 0, 0]
+        size[axis], pad[axis] = 2 * reach + 1, reach
+        volume = F.avg_pool3d(volume, size, 1, pad)
+    return volume
 
 
 def noise_level(volume: Volume, brain: NDArray[np.bool_]) -> float:
@@ -54,13 +61,13 @@ def noise_level(volume: Volume, brain: NDArray[np.bool_]) -> float:
     thin = sizes < 1.5 * sizes.min()
     where = [np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {a}))) for a in range(3)]
     box = tuple(slice(int(w[0]), int(w[0]) + (int(w[-1] - w[0]) + 1) // 2 * 2) for w in where)
-    detail, inside = volume.data[box], brain[box]
+    inside = brain[box] & np.isfinite(volume.data[box])
+    detail = np.where(inside, volume.data[box], 0)
     for axis in np.flatnonzero(thin).tolist():
         first, second = _pairs(detail, axis), _pairs(inside, axis)
         detail = (first[0] - first[1]) / np.float32(np.sqrt(2))
         inside = second[0] & second[1]
     coefficients = detail[inside]
-    coefficients = coefficients[np.isfinite(coefficients)]
     return float(np.median(np.abs(coefficients)) / 0.6745) if coefficients.size else 0.0
 
 

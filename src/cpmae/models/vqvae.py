@@ -116,9 +116,10 @@ class NonBrainVQVAE(nn.Module):
         times a `sharpness` above 1 leave less of a voxel undecided between tissues.
         """
         packed = self._decode_half(coarse, fine, brain, start).permute(0, 2, 3, 4, 1)
-        shares = packed.unflatten(-1, (len(TISSUES), 8)).mul(sharpness).softmax(dim=-2)
-        mixed = torch.einsum("rk,bxyzkj->brjxyz", mixes.to(shares.dtype), shares)
-        return channels_to_space(mixed.flatten(1, 2), 2)
+        shares = packed.unflatten(-1, (len(TISSUES), 8)).mul(sharpness).softmax(dim=-2).flatten(-2)
+        # one product for the eight voxels of a packed position: block j takes the shares of voxel j
+        weights = torch.kron(mixes.T.contiguous(), torch.eye(8, device=mixes.device)).to(shares.dtype)
+        return channels_to_space((shares @ weights).permute(0, 4, 1, 2, 3), 2)
 
     def _decode_half(self, coarse: Tensor, fine: Tensor, brain: Tensor, start: tuple[int, int, int]) -> Tensor:
         x = self._context(coarse, start) + self.from_fine(fine) + self.mask_eighth(space_to_channels(brain, 8))
