@@ -1,8 +1,8 @@
 """Iterative masked decoding: fill in masked codes over a few steps (MaskGIT, Chang et al., CVPR 2022).
 
-Polarity as everywhere: True in `removed` is masked, to be generated. Two departures from MaskGIT: positions are filled in
-a low-discrepancy order that is fixed beforehand (as in Besnier et al., 2025), since the most confident first fills air
-before anything else and eats the face; and so logits are needed only where a step fills in.
+Polarity as everywhere: True in `removed` is masked, to be generated. Two departures from MaskGIT: positions are filled
+in a low-discrepancy order that is fixed beforehand (as in Besnier et al., 2025), since the most confident first fills
+air before anything else and eats the face; and so logits are needed only where a step fills in.
 """
 
 import math
