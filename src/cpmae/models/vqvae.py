@@ -118,7 +118,9 @@ class NonBrainVQVAE(nn.Module):
         packed = self._decode_half(coarse, fine, brain, start).permute(0, 2, 3, 4, 1)
         shares = packed.unflatten(-1, (len(TISSUES), 8)).mul(sharpness).softmax(dim=-2).flatten(-2)
         # one product for the eight voxels of a packed position: block j takes the shares of voxel j
-        weights = torch.kron(mixes.T.contiguous(), torch.eye(8, device=mixes.device)).to(shares.dtype)
+        weights = torch.kron(
+            mixes.T.clone(memory_format=torch.contiguous_format), torch.eye(8, device=mixes.device)
+        ).to(shares.dtype)
         return channels_to_space((shares @ weights).permute(0, 4, 1, 2, 3), 2)
 
     def _decode_half(self, coarse: Tensor, fine: Tensor, brain: Tensor, start: tuple[int, int, int]) -> Tensor:
