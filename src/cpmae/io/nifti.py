@@ -213,7 +213,6 @@ def _checked(scan: NiftiScan, name: str) -> NiftiScan:
             "give the whole 3-D volume"
         )
     return scan
-    return scan
 
 
 def check_is_scan(volume: Volume, name: str = "the scan") -> None:

@@ -15,7 +15,7 @@ import torch
 from cpmae.models import checkpoint
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.palette import Palette
-from cpmae.training import data, loop, mae, palette, scans, synth
+from cpmae.training import anatomy, data, loop, mae, palette, scans, synth
 from cpmae.training.loop import LoopSettings
 from cpmae.training.vqvae import VQVAEs
 
@@ -34,7 +34,7 @@ def make_anatomies(label_maps: list[Path], folder: Path, count: int, seed: int) 
     folder.mkdir(parents=True, exist_ok=True)
     sources = {path: synth.load_anatomy(path) for path in label_maps}
     # heads whose face the field of view cuts teach the cranium, not the face: fewer of them
-    cut = [path for path, values in sources.items() if (values & 128).any()]
+    cut = [path for path, values in sources.items() if (values & anatomy.OUT_OF_VIEW).any()]
     whole = [path for path in label_maps if path not in cut] or label_maps
     for number in range(count):
         rng = np.random.default_rng([seed, number])
