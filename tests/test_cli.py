@@ -388,6 +388,14 @@ def test_margin(base: Path, tmp_path: Path) -> None:
     assert not np.array_equal(before[near], plain[near])
 
 
+def test_metadata(base: Path, tmp_path: Path) -> None:
+    again(base, tmp_path / "kept.nii", "--metadata", "keep")
+    text = b"unused field"  # in the phantom's db_name
+    assert text in (base / "scan.nii").read_bytes() and text in (tmp_path / "kept.nii").read_bytes()
+    assert text not in (base / "plain.nii").read_bytes()
+    assert np.array_equal(stored(base / "plain.nii"), stored(tmp_path / "kept.nii"))
+
+
 def test_region(base: Path, tmp_path: Path) -> None:
     again(base, tmp_path / "out.nii", "--region", "face")
     before, after = stored(base / "scan.nii"), stored(tmp_path / "out.nii")

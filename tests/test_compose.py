@@ -3,7 +3,6 @@
 import numpy as np
 import phantom
 import pytest
-import torch
 
 from cpmae import compose
 from cpmae.io import nifti
@@ -40,15 +39,3 @@ def test_noise_is_rician() -> None:
     assert air.mean() == pytest.approx(2 * np.sqrt(np.pi / 2), rel=0.02)  # Rayleigh
     assert tissue.std() == pytest.approx(2, rel=0.02)
     assert air.min() >= 0
-
-
-def test_join_keeps_the_known_and_leaves_the_far_alone() -> None:
-    known_mask = np.zeros((20, 20, 20), bool)
-    known_mask[:10] = True
-    known = np.where(known_mask, 1.0, np.nan).astype(np.float32)
-    known = np.nan_to_num(known)
-    joined = compose.join(known, known_mask, torch.full((20, 20, 20), 0.2))
-    assert (joined[:10] == 1).all()
-    inner = joined[:, 5:15, 5:15]
-    np.testing.assert_allclose(inner[12:], 0.2, atol=1e-6)
-    assert (inner[10] > 0.3).all() and (inner[10] < 0.9).all()

@@ -13,7 +13,7 @@ LEVELS = [
     {"training", "evaluation"},
     {"pipeline"},
     {"verify", "report"},
-    {"io", "brain", "canonical", "region", "sampling", "generate", "compose"},
+    {"io", "brain", "canonical", "region", "sampling", "generate", "compose", "metadata"},
     {"models"},
     {"volume", "errors"},
 ]

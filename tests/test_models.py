@@ -22,7 +22,7 @@ from cpmae.models.vqvae import VQVAEConfig
 
 SMALL = HeadConfig(
     VQVAEConfig(grid_shape=(32, 48, 64), width=16),
-    MAEConfig(coarse_width=16, attention_width=48, attention_layers=1, fine_width=16),
+    MAEConfig(16, 48, 1, fine_width=16, plan_encoder_width=16, plan_width=16, plan_layers=1),
 )
 
 
@@ -110,6 +110,20 @@ def test_sampled_codes_keep_the_visible_ones(model: HeadModel) -> None:
     assert (found[0][~removed] == 5).all() and (found[1][~fine_removed] == 9).all()
     assert (found[0][removed] != 5).any() and (found[1][fine_removed] != 9).any()
     assert found[0].max() < model.coarse.mask_id and found[1].max() < model.fine.mask_id
+
+
+def test_a_plan_is_kept_where_all_below_it_is_visible() -> None:
+    model = HeadModel(HeadConfig(VQVAEConfig(grid_shape=(64, 128, 64), width=16), SMALL.mae)).eval()
+    known = torch.ones(4, 8, 4, dtype=torch.bool)
+    known[0, 5, 0] = False
+    coarse = torch.randint(1000, known.shape, generator=torch.Generator().manual_seed(0))
+    plan, removed = model.encode_plan(coarse, known)
+    assert plan.shape == (1, 2, 1) and removed.flatten().tolist() == [False, True]
+    # and says nothing of what is not
+    other = torch.where(known, coarse, (coarse + 7) % 1000)
+    assert torch.equal(model.encode_plan(other, known)[0], plan)
+    other = torch.where(known, (coarse + 7) % 1000, coarse)
+    assert not torch.equal(model.encode_plan(other, known)[0], plan)
 
 
 def test_checkpoint_round_trip(model: HeadModel, tmp_path: Path) -> None:

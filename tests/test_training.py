@@ -103,8 +103,8 @@ def test_stages_resume_and_end_in_weights(anatomies: Path, tmp_path: Path) -> No
     stages.train_vqvaes(anatomies, run, LoopSettings(steps=4, log_every=1), CPU, 32, None, 0, palette_scans=40)
     assert [row["step"] for row in rows(run / "losses.csv")] == ["1", "2", "3", "4"]
     out = tmp_path / "new.safetensors"
-    stages.train_mae(anatomies, run, tmp_path / "mae", out, settings, CPU, 1, 0, {"note": "a test"})
-    assert {"coarse", "fine"} <= set(rows(tmp_path / "mae" / "losses.csv")[0])
+    stages.train_mae(anatomies, run, tmp_path / "mae", out, settings, CPU, 1, 0, {"note": "a test"}, plan_steps=2)
+    assert {"plan", "coarse", "fine"} <= set(rows(tmp_path / "mae" / "losses.csv")[0])
     model = checkpoint.load(out)
     assert checkpoint.read_about(out)["note"] == "a test"
     trained = torch.load(run / "vqvae.pt", weights_only=True)["vqvae"]["non_brain.place"]

@@ -92,6 +92,10 @@ def deidentify(
         Literal["nonbrain", "face"],
         typer.Option(help="Replace all outside the brain, or face and ears alone."),
     ] = "nonbrain",
+    metadata: Annotated[
+        Literal["basic", "keep"],
+        typer.Option(help="Empty the header's text and drop its extensions, which can hold names, or keep them."),
+    ] = "basic",
     seed: Annotated[
         int | None,
         typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same file; by default a secret one is drawn."),
@@ -133,6 +137,7 @@ def deidentify(
             brain_extractor=brain_extractor or "deepbet",
             margin_mm=margin_mm,
             region=region,
+            clean_metadata=metadata == "basic",
             seed=seed,
             device=device,
             weights=weights,

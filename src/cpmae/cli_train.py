@@ -65,6 +65,7 @@ def mae(
     steps: Steps = 3000,
     learning_rate: LearningRate = 1e-3,
     batch: Annotated[int, typer.Option(min=1, help="Heads a step.")] = 4,
+    plan_steps: Annotated[int, typer.Option(min=1, help="Steps of the plan's network alone, at the end.")] = 3000,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
     precision: Precision = "bf16-mixed",
@@ -76,4 +77,4 @@ def mae(
 
     hardware = stages.Hardware(accelerator, devices, precision)
     settings = LoopSettings(steps=steps, learning_rate=learning_rate)
-    stages.train_mae(examples, vqvae_run, run, out, settings, hardware, batch, seed, {"steps": steps})
+    stages.train_mae(examples, vqvae_run, run, out, settings, hardware, batch, seed, {"steps": steps}, plan_steps)

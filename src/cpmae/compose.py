@@ -1,49 +1,15 @@
 """The generated non-brain meets the untouched brain.
 
-Everything here looks at protected voxels alone: what joins the two, how strong the noise is, and what the brain's
-own voxels are.
+Everything here looks at protected voxels alone: how strong the noise is, and what the brain's own voxels are.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from cpmae.io.nifti import NiftiScan
 from cpmae.volume import Volume
-
-SEAM_VOXELS = 2  # of the canonical grid, over which the generated meets the known
-
-
-def join(known: NDArray[np.float32], known_mask: NDArray[np.bool_], generated: Tensor) -> NDArray[np.float32]:
-    """Known intensities where they are known, generated ones elsewhere, and a narrow ramp between the two.
-
-    Outside, next to the seam, the local mean of the known voxels fades into the generated ones, as partial volume
-    would.
-
-    Args:
-        known: (X, Y, Z) float32, canonical grid; looked at under `known_mask` alone.
-        known_mask: (X, Y, Z) bool.
-        generated: (X, Y, Z) float32 tensor in the same unit.
-    """
-    mask = torch.from_numpy(known_mask).float()[None, None]
-    inside = torch.from_numpy(known)[None, None] * mask
-    local = _box_mean(inside, SEAM_VOXELS) / _box_mean(mask, SEAM_VOXELS).clamp(min=1e-3)
-    weight = _box_mean(mask, 1)  # 1/3 next to a flat seam, 0 beyond
-    outside = torch.lerp(generated[None, None], local, weight)
-    return torch.where(mask > 0, inside, outside)[0, 0].numpy()
-
-
-def _box_mean(volume: Tensor, reach: int) -> Tensor:
-    """Mean over the voxels within `reach` along each axis, (1, 1, X, Y, Z); one axis after the other is much faster."""
-    for axis in range(3):
-        size, pad = [1, 1, 1], [0, 0, 0]
-        size[axis], pad[axis] = 2 * reach + 1, reach
-        volume = F.avg_pool3d(volume, size, 1, pad)
-    return volume
 
 
 def noise_level(volume: Volume, brain: NDArray[np.bool_]) -> float:

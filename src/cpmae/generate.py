@@ -20,10 +20,12 @@ from cpmae.sampling import sample
 class SamplingSettings:
     """How codes are drawn; see `sampling.sample`."""
 
-    coarse_steps: int = 32
-    fine_steps: int = 8
-    coarse_temperature: float = 0.9
-    fine_temperature: float = 0.4
+    plan_steps: int = 24
+    coarse_steps: int = 12
+    fine_steps: int = 4
+    plan_temperature: float = 0.7
+    coarse_temperature: float = 0.3
+    fine_temperature: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,19 @@ def generate_head(
 def draw_codes(
     model: HeadModel, condition: Tensor, visible: VisibleCodes, generator: torch.Generator, settings: SamplingSettings
 ) -> tuple[Tensor, Tensor]:
-    """Coarse codes (X/16, ...), then fine ones (X/8, ...), int64, around the brain of `condition`."""
+    """A plan, then coarse codes (X/16, ...) and fine ones (X/8, ...), int64, around the brain of `condition`."""
+    plan, plan_removed = model.encode_plan(visible.coarse, ~visible.coarse_removed)
+    plan = sample(
+        lambda codes, where: model.plan_logits(codes, where, condition),
+        plan,
+        plan_removed,
+        mask_id=model.plan.mask_id,
+        num_steps=settings.plan_steps,
+        temperature=settings.plan_temperature,
+        generator=generator,
+    )
     coarse = sample(
-        lambda codes, where: model.coarse_logits(codes, where, condition),
+        lambda codes, where: model.coarse_logits(codes, where, plan, condition),
         visible.coarse,
         visible.coarse_removed,
         mask_id=model.coarse.mask_id,

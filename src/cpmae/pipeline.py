@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cpmae import __version__, brain, canonical, compose, verify
+from cpmae import __version__, brain, canonical, compose, metadata, verify
 from cpmae.errors import BrainMaskError, DeviceError, ScanError
 from cpmae.generate import generate_head
 from cpmae.io import nifti
@@ -33,7 +33,7 @@ class Deidentified:
     """A result.
 
     Attributes:
-        image: the new scan; its header is the input's, with the tool's mark in `descrip`.
+        image: the new scan; its geometry, dtype and scaling are the input's, its `descrip` the tool's mark.
         brain_mask: (X, Y, Z) bool, as given or found.
         protected: (X, Y, Z) bool, where stored numbers equal the input's.
         account: what was done, as plain numbers and strings for JSON; a seed is in it only if it was given.
@@ -54,6 +54,7 @@ def deidentify(
     brain_extractor: str = "deepbet",
     margin_mm: float = 0.0,
     region: str = "nonbrain",
+    clean_metadata: bool = True,
     seed: int | None = None,
     device: str = "auto",
     weights: str | Path | HeadModel | None = None,
@@ -71,6 +72,7 @@ def deidentify(
         brain_extractor: "deepbet", "robex", "hd-bet", or "command:TOOL {input} {mask}".
         margin_mm: how far around the brain voxels are kept too.
         region: "nonbrain" replaces everything outside the brain, "face" face and ears alone.
+        clean_metadata: empty header fields and drop header extensions that may tell who was scanned.
         seed: 0 or more; the same gives the same result on the same machine. By default a secret one is drawn.
         device: "auto", "cpu", "cuda" or "mps".
         weights: a weight file or a model from `checkpoint.load`; the package's own if None.
@@ -103,10 +105,12 @@ def deidentify(
     head = generate_head(model, conformed, kept if region == "face" else None, generator)
 
     tell("putting it around the brain")
-    joined = compose.join(kept.data, kept.mask, head)
+    joined = np.where(kept.mask, kept.data, head.numpy())
     values = canonical.resample_like(joined, pose, scan.stored.shape, scan.affine)
     values = compose.with_noise(values, compose.noise_level(volume, mask) / unit.scale, rng)
-    result = compose.compose(scan, protected, unit.unscale(values)).marked(f"de-identified by cpmae {__version__}")
+    result = compose.compose(scan, protected, unit.unscale(values))
+    result = metadata.clean_nifti(result) if clean_metadata else result
+    result = result.marked(f"de-identified by cpmae {__version__}")
 
     tell("checking the result")
     check = verify.verify(scan, result, protected, measure=False)
@@ -116,6 +120,7 @@ def deidentify(
         "brain_extractor": brain_extractor if brain_mask is None else "given mask",
         "region": region,
         "margin_mm": margin_mm,
+        "metadata": "basic" if clean_metadata else "keep",
         "seed": "secret" if seed is None else seed,
         "weights_sha256": model.sha256,
         "warnings": warnings,

@@ -13,10 +13,9 @@ import torch
 from cpmae.errors import WeightsError
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.mae import MAEConfig
-from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.vqvae import VQVAEConfig
 
-FORMAT = 1
+FORMAT = 2
 DEFAULT_NAME = "head.safetensors"
 
 
@@ -57,12 +56,7 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
         )
     try:
         tensors = safetensors.torch.load(data)
-        with torch.device("meta"):
-            model = HeadModel(config)
-        model.to_empty(device="cpu")
-        for module in model.modules():  # its constants are not stored: they follow from the configuration
-            if isinstance(module, FiniteScalarQuantizer):
-                module.reset_buffers()
+        model = HeadModel(config)
         model.load_state_dict(tensors)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise WeightsError(f"weights {path} do not fit their description: {error}") from error

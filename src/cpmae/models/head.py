@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig
 from cpmae.models.palette import Palette
+from cpmae.models.plan import PlanEncoder, PlanMAE, whole_blocks
 from cpmae.models.precision import fast_autocast
 from cpmae.models.vqvae import BrainVQVAE, NonBrainVQVAE, VQVAEConfig
 
@@ -36,6 +37,8 @@ class HeadModel(nn.Module):
         self.sha256 = ""  # of the weight file it was read from
         self.brain = BrainVQVAE(config.vqvae)
         self.non_brain = NonBrainVQVAE(config.vqvae)
+        self.plan_encoder = PlanEncoder(config.mae, config.vqvae)
+        self.plan = PlanMAE(config.mae, config.vqvae)
         self.coarse = CoarseMAE(config.mae, config.vqvae)
         self.fine = FineMAE(config.mae, config.vqvae)
         self.palette = Palette()
@@ -54,15 +57,30 @@ class HeadModel(nn.Module):
         return BrainCondition(vectors, F.avg_pool3d(brain, 8)).cat()
 
     @torch.inference_mode()
-    def coarse_logits(self, codes: Tensor, where: Tensor, condition: Tensor) -> Tensor:
-        """Masked autoencoder, coarse: codes (X/16, ...) with mask ids to logits (n, size) at flat positions (n,)."""
+    def encode_plan(self, coarse: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Coarse codes (X/16, ...) where `known` to plan codes (X/64, ...) and where they have to be drawn (bool)."""
         with fast_autocast(self.device):
-            features = self.coarse.features(codes[None].to(self.device), condition)
+            _, codes = self.plan_encoder(coarse[None].to(self.device), known[None].to(self.device))
+        return codes[0].cpu(), ~whole_blocks(known[None])[0]
+
+    @torch.inference_mode()
+    def plan_logits(self, codes: Tensor, where: Tensor, condition: Tensor) -> Tensor:
+        """Masked autoencoder, plan: codes (X/64, ...) with mask ids to logits (n, size) at flat positions (n,)."""
+        with fast_autocast(self.device):
+            features = self.plan.features(codes[None].to(self.device), condition)
+            return self.plan.head(features.flatten(0, 3)[where.to(self.device)]).float().cpu()
+
+    @torch.inference_mode()
+    def coarse_logits(self, codes: Tensor, where: Tensor, plan: Tensor, condition: Tensor) -> Tensor:
+        """Masked autoencoder, coarse: as `plan_logits` at 1/16, given the whole plan."""
+        with fast_autocast(self.device):
+            vectors = self.plan.quantizer.codes_to_vectors(plan[None].to(self.device))
+            features = self.coarse.features(codes[None].to(self.device), vectors, condition)
             return self.coarse.head(features.flatten(0, 3)[where.to(self.device)]).float().cpu()
 
     @torch.inference_mode()
     def fine_logits(self, codes: Tensor, where: Tensor, coarse: Tensor, condition: Tensor) -> Tensor:
-        """Masked autoencoder, fine: as `coarse_logits` at 1/8, given all coarse codes."""
+        """Masked autoencoder, fine: as `plan_logits` at 1/8, given all coarse codes."""
         with fast_autocast(self.device):
             features = self.fine.features(codes[None].to(self.device), coarse[None].to(self.device), condition)
             return self.fine.head(features.flatten(0, 3)[where.to(self.device)]).float().cpu()

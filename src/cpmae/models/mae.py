@@ -1,8 +1,9 @@
 """The masked autoencoder over codes: what non-brain belongs around this brain (CP-MAE, arXiv 2310.15778, section 2).
 
-Two networks, coarse then fine. The coarse one looks at the whole head at once (attention over blocks of 32 voxels)
-and says what is where at 1/16; the fine one refines it at 1/8 and needs to look only nearby. Both see all brain codes
-and the brain mask. True in `removed` is masked, to be generated; the mask id is the codebook size.
+Networks from coarse to fine. A plan comes first (see `plan`). Given it, the coarse network looks at the whole head at
+once (attention over blocks of 32 voxels) and says what is where at 1/16; the fine one refines it at 1/8 and needs to
+look only nearby. All see all brain codes and the brain mask. True in `removed` is masked, to be generated; the mask id
+is the codebook size.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ class MAEConfig:
     attention_layers: int = 4
     attention_heads: int = 6
     fine_width: int = 64
+    plan_levels: tuple[int, ...] = (8, 5, 5, 5)
+    plan_encoder_width: int = 64
+    plan_width: int = 96
+    plan_layers: int = 4
+    plan_heads: int = 4
 
 
 @dataclass(frozen=True)
@@ -58,19 +64,21 @@ class AttentionBlock(nn.Module):
 
 
 class CoarseMAE(nn.Module):
-    """Logits of the coarse codes, at 1/16."""
+    """Logits of the coarse codes, at 1/16, given the plan (see `plan`)."""
 
     def __init__(self, config: MAEConfig, vqvae: VQVAEConfig) -> None:
         super().__init__()
         w, a = config.coarse_width, config.attention_width
         self.quantizer = FiniteScalarQuantizer(vqvae.coarse_levels)
+        self.plan_quantizer = FiniteScalarQuantizer(config.plan_levels)
         self.mask_id = self.quantizer.codebook_size
         grid = [n // 16 for n in vqvae.grid_shape]
         self.place = nn.Parameter(torch.randn(1, 32, *grid) * 0.02)
         brain_channels = 8 * (len(vqvae.brain_levels) + 1)
         self.stem = nn.Conv3d(len(vqvae.coarse_levels) + 1 + brain_channels + 32, w, 3, padding=1)
-        self.before = nn.Sequential(ResidualBlock(w), ResidualBlock(w))
+        self.before = ResidualBlock(w)
         self.down = Down(w, a)
+        self.from_plan = Up(len(config.plan_levels), a)
         half = [-(-n // 2) for n in grid]
         self.token_place = nn.Parameter(torch.randn(1, half[0] * half[1] * half[2], a) * 0.02)
         self.attention = nn.Sequential(
@@ -80,14 +88,21 @@ class CoarseMAE(nn.Module):
         self.after = nn.Sequential(ResidualBlock(w), ResidualBlock(w))
         self.head = nn.Sequential(nn.LayerNorm(w), nn.Linear(w, 2 * w), nn.GELU(), nn.Linear(2 * w, self.mask_id))
 
-    def features(self, codes: Tensor, brain: Tensor) -> Tensor:
-        """codes (B, X, Y, Z) with mask ids; brain: `BrainCondition.cat()`. Returns (B, X, Y, Z, width)."""
-        seen = _visible(codes, self.quantizer, self.mask_id)
+    def features(self, codes: Tensor, plan: Tensor, brain: Tensor) -> Tensor:
+        """Features of every coarse code, (B, X, Y, Z, width).
+
+        Args:
+            codes: (B, X, Y, Z) with mask ids.
+            plan: (B, C, ceil(X / 4), ...) vectors.
+            brain: `BrainCondition.cat()`.
+        """
+        seen = visible_vectors(codes, self.quantizer, self.mask_id)
         brain = space_to_channels(brain, 2)
         place = self.place.expand(codes.shape[0], -1, -1, -1, -1)
         x = self.before(self.stem(torch.cat([seen, brain, place], dim=1)))
         odd = [n % 2 for n in codes.shape[1:]]
         y = self.down(F.pad(x, [0, odd[2], 0, odd[1], 0, odd[0]]))
+        y = y + self.from_plan(plan)[:, :, : y.shape[2], : y.shape[3], : y.shape[4]]
         tokens = y.flatten(2).transpose(1, 2) + self.token_place
         y = self.attention(tokens).transpose(1, 2).reshape(y.shape)
         x = x + self.up(y)[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
@@ -119,13 +134,13 @@ class FineMAE(nn.Module):
         coarse = self.coarse_quantizer.codes_to_vectors(coarse_codes)
         place = self.place.expand(codes.shape[0], -1, -1, -1, -1)
         context = self.from_coarse(torch.cat([coarse, place], dim=1))
-        seen = _visible(codes, self.quantizer, self.mask_id)
+        seen = visible_vectors(codes, self.quantizer, self.mask_id)
         x = self.before(self.stem(torch.cat([seen, brain], dim=1)) + context)
         x = x + self.middle(x)
         return self.after(x).permute(0, 2, 3, 4, 1)
 
 
-def _visible(codes: Tensor, quantizer: FiniteScalarQuantizer, mask_id: int) -> Tensor:
+def visible_vectors(codes: Tensor, quantizer: FiniteScalarQuantizer, mask_id: int) -> Tensor:
     """Vectors of the visible codes, 0 under the mask, and a last channel that is 1 there: (B, C + 1, X, Y, Z)."""
     masked = codes == mask_id
     vectors = quantizer.codes_to_vectors(codes.masked_fill(masked, 0))

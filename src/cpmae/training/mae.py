@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig
+from cpmae.models.plan import PlanEncoder, PlanMAE, whole_blocks
 from cpmae.models.precision import fast_autocast
 from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.vqvae import BrainVQVAE, NonBrainVQVAE, VQVAEConfig
@@ -103,30 +104,77 @@ def batches(folder: Path, size: int, seed: int) -> Iterator[HeadCodes]:
 
 
 class MaskedAutoencoder(nn.Module):
-    """Both networks, trained side by side."""
+    """All networks, trained side by side."""
 
     def __init__(self, config: MAEConfig, vqvae: VQVAEConfig) -> None:
         super().__init__()
+        self.plan_encoder = PlanEncoder(config, vqvae)
+        self.plan = PlanMAE(config, vqvae)
         self.coarse = CoarseMAE(config, vqvae)
         self.fine = FineMAE(config, vqvae)
         self.brain_quantizer = FiniteScalarQuantizer(vqvae.brain_levels)
 
     def forward(self, batch: HeadCodes) -> dict[str, Tensor]:
         """Cross-entropy of the removed codes that are known, at mask ratios as sampling meets them."""
-        brain = BrainCondition(self.brain_quantizer.codes_to_vectors(batch.brain), batch.share[:, None]).cat()
-        known_coarse = F.avg_pool3d(batch.known.float()[:, None], 2)[:, 0] == 1
-        removed = random_mask(batch.coarse.shape) | ~known_coarse
+        brain, known = self.condition(batch), known_coarse(batch)
+        plan_vectors, plan_codes = self.plan_encoder(batch.coarse, known)
+        plan = plan_loss(self.plan, plan_codes, whole_blocks(known), brain)
+        removed = random_mask(batch.coarse.shape) | ~known
         masked = batch.coarse.masked_fill(removed, self.coarse.mask_id)
-        features = self.coarse.features(masked, brain)
-        counts = removed & known_coarse
-        coarse = F.cross_entropy(self.coarse.head(features[counts]).float(), batch.coarse[counts])
+        features = self.coarse.features(masked, plan_vectors, brain)
+        counts = removed & known
+        coarse = _surprise(self.coarse.head(features[counts]), batch.coarse[counts])
         # one head a step is enough for the fine network, which has eight times the positions
         removed = random_mask(batch.fine[:1].shape) | ~batch.known[:1]
         masked = batch.fine[:1].masked_fill(removed, self.fine.mask_id)
         features = self.fine.features(masked, batch.coarse[:1], brain[:1])
         counts = removed & batch.known[:1]
-        fine = F.cross_entropy(self.fine.head(features[counts]).float(), batch.fine[:1][counts])
-        return {"coarse": coarse, "fine": fine}
+        fine = _surprise(self.fine.head(features[counts]), batch.fine[:1][counts])
+        return {"plan": plan, "coarse": coarse, "fine": fine}
+
+    def condition(self, batch: HeadCodes) -> Tensor:
+        return BrainCondition(self.brain_quantizer.codes_to_vectors(batch.brain), batch.share[:, None]).cat()
+
+
+class PlanPrior(nn.Module):
+    """The plan's network alone, once plans no longer change: it is small, and learns them in thousands of quick steps.
+
+    So that it does not learn the plans of the training heads by heart, a few of their levels move by one, and the
+    brains are blurred by noise.
+    """
+
+    def __init__(self, trained: MaskedAutoencoder, jitter: float = 0.05, brain_noise: float = 0.15) -> None:
+        super().__init__()
+        self.trained = trained.requires_grad_(False).eval()
+        self.plan = trained.plan.requires_grad_(True).train()
+        self.jitter, self.brain_noise = jitter, brain_noise
+
+    def forward(self, batch: HeadCodes) -> dict[str, Tensor]:
+        brain, known = self.trained.condition(batch), known_coarse(batch)
+        vectors, _ = self.trained.plan_encoder(batch.coarse, known)
+        step = 2 / (vectors.new_tensor(self.plan.quantizer.levels).view(1, -1, 1, 1, 1) - 1)
+        move = (torch.rand_like(vectors) < self.jitter) * torch.randn_like(vectors).sign()
+        codes = self.plan.quantizer.vectors_to_codes((vectors + move * step).clamp(-1, 1))
+        noisy = brain + self.brain_noise * torch.randn_like(brain)
+        return {"plan": plan_loss(self.plan, codes, whole_blocks(known), noisy)}
+
+
+def known_coarse(batch: HeadCodes) -> Tensor:
+    """(B, X/16, ...) bool, True where all of a block lies in the source's field of view."""
+    return F.avg_pool3d(batch.known.float()[:, None], 2)[:, 0] == 1
+
+
+def plan_loss(model: PlanMAE, codes: Tensor, known: Tensor, brain: Tensor) -> Tensor:
+    """Cross-entropy of the removed plan codes, (B, X/64, ...), that are known."""
+    removed = random_mask(codes.shape) | ~known
+    features = model.features(codes.masked_fill(removed, model.mask_id), brain)
+    counts = removed & known
+    return _surprise(model.head(features[counts]), codes[counts])
+
+
+def _surprise(logits: Tensor, codes: Tensor) -> Tensor:
+    """Mean cross-entropy of (N, size) logits and (N,) codes; 0 where a crop of the view or a draw left N = 0."""
+    return F.cross_entropy(logits.float(), codes, reduction="sum") / max(len(codes), 1)
 
 
 def random_mask(shape: torch.Size) -> Tensor:

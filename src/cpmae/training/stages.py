@@ -4,7 +4,7 @@ synth: label maps to a folder of anatomies. vqvae: anatomies or scans to the two
 examples to a weight file.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,12 @@ def train_mae(
     batch: int,
     seed: int,
     about: dict[str, Any],
+    plan_steps: int = 3000,
 ) -> None:
-    """Stage three: the masked autoencoder on the codes of the examples, and the weight file `out` with everything."""
+    """Stage three: the masked autoencoder on the codes of the examples, and the weight file `out` with everything.
+
+    All networks together first (`settings`), then `plan_steps` of 32 heads for that of the plan alone.
+    """
     fabric = loop.make_fabric(hardware.accelerator, hardware.devices, hardware.precision)
     torch.manual_seed(seed)
     state = torch.load(vqvae_run / "vqvae.pt", weights_only=True)
@@ -133,9 +137,14 @@ def train_mae(
         mae.save_codes(target, found)
     fabric.barrier()
     stream = mae.batches(codes, batch, seed * 1000 + fabric.global_rank)
-    average = loop.train(fabric, mae.MaskedAutoencoder(config.mae, config.vqvae), stream, run, settings)
+    joint = loop.train(fabric, mae.MaskedAutoencoder(config.mae, config.vqvae), stream, run, settings)
+    assert isinstance(joint, mae.MaskedAutoencoder)
+    stream = mae.batches(codes, 32, seed * 1000 + 500 + fabric.global_rank)
+    plan_settings = replace(settings, steps=plan_steps)
+    settled = loop.train(fabric, mae.PlanPrior(joint), stream, run / "plan", plan_settings)
+    assert isinstance(settled, mae.PlanPrior)
     if fabric.global_rank == 0:
-        export(out, config, vqvaes, average, state["palette"], about)
+        export(out, config, vqvaes, settled.trained, state["palette"], about)
     fabric.barrier()
 
 
@@ -143,7 +152,7 @@ def export(
     out: Path,
     config: HeadConfig,
     vqvaes: VQVAEs,
-    prior: torch.nn.Module,
+    prior: mae.MaskedAutoencoder,
     palette_state: dict[str, torch.Tensor],
     about: dict[str, Any],
 ) -> None:
@@ -151,8 +160,10 @@ def export(
     model = HeadModel(config)
     model.brain.load_state_dict(vqvaes.brain.state_dict(), strict=False)
     model.non_brain.load_state_dict(vqvaes.non_brain.state_dict())
-    model.coarse.load_state_dict(prior.coarse.state_dict())  # type: ignore[union-attr, operator]
-    model.fine.load_state_dict(prior.fine.state_dict())  # type: ignore[union-attr, operator]
+    model.plan_encoder.load_state_dict(prior.plan_encoder.state_dict())
+    model.plan.load_state_dict(prior.plan.state_dict())
+    model.coarse.load_state_dict(prior.coarse.state_dict())
+    model.fine.load_state_dict(prior.fine.state_dict())
     model.palette = Palette()
     model.palette.load_state_dict(palette_state)
     checkpoint.save(model, out, about)

@@ -1,0 +1,48 @@
+"""Names planted wherever a NIfTI header has room for them do not survive; what the image needs does."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from cpmae import metadata
+from cpmae.io import nifti
+
+NAME = b"Doe^Jane"
+AFFINE = np.diag([1.5, 1.0, 1.0, 1.0])
+
+
+def planted(kind: type, order: str) -> bytes:
+    """A file with the name in every field that takes bytes, in every spare number, and in three extensions."""
+    stored: NDArray = np.arange(20 * 21 * 22, dtype=np.int16).reshape(20, 21, 22)
+    image = kind(stored, AFFINE, kind.header_class(endianness=order))
+    header = image.header
+    for code in (2, 4, 6):  # DICOM, AFNI, comment
+        header.extensions.append(nib.nifti1.Nifti1Extension(code, NAME + b" 1970-01-01"))
+    raw = bytearray(image.to_bytes())
+    dtype, free = header.template_dtype.newbyteorder(order), 0
+    for field, (kind_of, offset) in ((n, dtype.fields[n][:2]) for n in dtype.names):
+        if kind_of.kind == "S" and field != "magic":
+            raw[offset : offset + kind_of.itemsize] = (NAME * 10)[: kind_of.itemsize]
+            free += 1
+    assert free >= 4
+    for field in {"extents", "session_error", "glmax", "glmin"} & set(dtype.names):
+        kind_of, offset = dtype.fields[field][:2]
+        raw[offset : offset + kind_of.itemsize] = NAME[: kind_of.itemsize]
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_no_planted_name_survives_and_the_image_is_the_same(kind: type, order: str) -> None:
+    raw = planted(kind, order)
+    scan = nifti.parse(raw, "planted.nii")
+    assert raw.count(NAME) > 6 and b"".join(scan.to_bytes()).count(NAME) > 6
+    clean = b"".join(metadata.clean_nifti(scan).to_bytes())
+    assert NAME not in clean and NAME[:4] not in clean and NAME[:2] not in clean[:348]
+    found = nifti.parse(clean, "clean.nii")
+    assert np.array_equal(found.stored, scan.stored) and np.array_equal(found.affine, scan.affine)
+    for field in ("dim", "datatype", "pixdim", "xyzt_units", "qform_code", "sform_code", "scl_slope", "intent_code"):
+        assert np.array_equal(found.header[field], scan.header[field], equal_nan=field == "scl_slope"), field
+    assert np.array_equal(kind.from_bytes(clean).dataobj, scan.stored)  # and nibabel reads it
+    assert b"Doe" in bytes(scan.header["descrip"])  # the original is not touched
