@@ -129,7 +129,9 @@ def test_a_plan_is_kept_where_all_below_it_is_visible() -> None:
 def test_checkpoint_round_trip(model: HeadModel, tmp_path: Path) -> None:
     path = tmp_path / "small.safetensors"
     checkpoint.save(model, path, {"about": "a test"})
+    before = torch.get_rng_state()
     found = checkpoint.load(path)
+    assert torch.equal(torch.get_rng_state(), before)  # a caller's random numbers stay the same
     assert found.config == SMALL
     for name, tensor in model.state_dict().items():
         exact = "mean" in name or "covariance" in name

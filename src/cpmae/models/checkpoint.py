@@ -56,7 +56,8 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
         )
     try:
         tensors = safetensors.torch.load(data)
-        model = HeadModel(config)
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and replaced: leave the caller's generator
+            model = HeadModel(config)
         model.load_state_dict(tensors)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise WeightsError(f"weights {path} do not fit their description: {error}") from error

@@ -17,19 +17,18 @@ class FiniteScalarQuantizer(nn.Module):
     Codes are integers in 0..codebook_size - 1; `codebook_size` itself is the mask id of the masked autoencoder.
     """
 
+    # not stored in weight files: they follow from the configuration
+    _levels: Tensor
+    _steps: Tensor
+
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         self.levels = tuple(levels)
         self.codebook_size = math.prod(levels)
-        self.register_buffer("_levels", torch.empty(0), persistent=False)
-        self.register_buffer("_steps", torch.empty(0), persistent=False)
-        self.reset_buffers()
-
-    def reset_buffers(self) -> None:
-        """Set the constants that follow from `levels`, as after `to_empty`."""
-        steps = [math.prod(self.levels[:i]) for i in range(len(self.levels))]
-        self._levels = torch.tensor(self.levels, dtype=torch.float32).view(1, -1, 1, 1, 1)
-        self._steps = torch.tensor(steps).view(1, -1, 1, 1, 1)
+        steps = [math.prod(levels[:i]) for i in range(len(levels))]
+        lengths = torch.tensor(levels, dtype=torch.float32)
+        self.register_buffer("_levels", lengths.view(1, -1, 1, 1, 1), persistent=False)
+        self.register_buffer("_steps", torch.tensor(steps).view(1, -1, 1, 1, 1), persistent=False)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, X, Y, Z) to the quantised vectors, -1..1 and differentiable, and codes (B, X, Y, Z) int64."""

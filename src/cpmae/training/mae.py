@@ -139,8 +139,8 @@ class MaskedAutoencoder(nn.Module):
 class PlanPrior(nn.Module):
     """The plan's network alone, once plans no longer change: it is small, and learns them in thousands of quick steps.
 
-    So that it does not learn the plans of the training heads by heart, a few of their levels move by one, and the
-    brains are blurred by noise.
+    A few levels of the training heads' plans move by one and the brains get noise, so that it learns them by heart
+    later. With some hundred heads it does so all the same.
     """
 
     def __init__(self, trained: MaskedAutoencoder, jitter: float = 0.05, brain_noise: float = 0.15) -> None:
