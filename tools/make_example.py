@@ -1,6 +1,8 @@
 """Make the packaged example head: a warped label map drawn as a T1w scan, oblique, at 1.5 mm. Nobody's head.
 
-python tools/make_example.py LABEL_MAP src/cpmae/weights/example_T1w.nii.gz
+python tools/make_example.py LABEL_MAP src/cpmae/weights/example_T1w.nii.gz --seed 13
+
+The packaged one comes from SynthSeg's eighth label map and that seed.
 """
 
 import argparse
@@ -27,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("label_map", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=13)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     values = synth.warp(synth.load_anatomy(arguments.label_map), rng, synth.WarpSettings(face_mm=3))
