@@ -2,7 +2,7 @@
 
 python tools/make_example.py LABEL_MAP src/cpmae/weights/example_T1w.nii.gz --seed 13
 
-The packaged one comes from SynthSeg's eighth label map and that seed.
+The packaged one comes from label map 08 and that seed.
 """
 
 import argparse
