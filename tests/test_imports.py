@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "cpmae"
 LEVELS = [
     {"__main__", "cli", "cli_train"},
     {"training", "evaluation"},
+    {"files"},
     {"pipeline"},
     {"verify", "report"},
     {"io", "brain", "canonical", "region", "sampling", "generate", "compose", "metadata"},

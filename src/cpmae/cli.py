@@ -113,48 +113,30 @@ def deidentify(
     ] = False,
 ) -> None:
     """Replace everything outside the brain by a head that nobody has; the brain stays exact."""
-    from cpmae.brain import load_brain_mask
-    from cpmae.io import nifti
-    from cpmae.io.mask import mask_scan
-    from cpmae.io.together import Writer, check_outputs, write_together
+    from cpmae.files import Options, deidentify_file
 
     _one_of_two(brain_mask, brain_extractor)
-    check_outputs(
-        [p for p in (input, brain_mask) if p],
-        [p for p in (output, save_brain_mask) if p],
-        [p for p in (picture,) if p],
-        overwrite=overwrite,
+    options = Options(
+        brain_extractor=brain_extractor or "deepbet",
+        margin_mm=margin_mm,
+        region=region,
+        clean_metadata=metadata == "basic",
+        seed=seed,
+        device=device,
+        allow_unusual_mask=allow_unusual_mask,
     )
     with _progress() as tell:
-        tell("reading")
-        scan = nifti.read(input)
-        mask = load_brain_mask(brain_mask, scan.stored.shape, scan.affine) if brain_mask else None
-        from cpmae import pipeline  # and with it torch, after the questions that need neither
-
-        result = pipeline.deidentify(
-            scan,
-            brain_mask=mask,
-            brain_extractor=brain_extractor or "deepbet",
-            margin_mm=margin_mm,
-            region=region,
-            clean_metadata=metadata == "basic",
-            seed=seed,
-            device=device,
+        result = deidentify_file(
+            input,
+            output,
+            options,
+            brain_mask=brain_mask,
+            save_brain_mask=save_brain_mask,
+            picture=picture,
             weights=weights,
-            allow_unusual_mask=allow_unusual_mask,
+            overwrite=overwrite,
             progress=tell,
         )
-        tell("writing")
-        # The result takes its name last: where it is, all the rest is too, and where anything failed it is not.
-        files: list[tuple[Path, Writer]] = []
-        if picture:
-            from cpmae.report.picture import before_after
-
-            before, after = scan.scaled(), result.image.scaled()
-            files.append((picture, lambda path: before_after(before, after, result.brain_mask, path)))
-        if save_brain_mask:
-            files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(scan, result.brain_mask))))
-        write_together([*files, (output, lambda path: nifti.write(path, result.image))])
     _warn(result.warnings)
     kept, new = result.account["protected_voxels"], result.account["replaced_voxels"]
     typer.echo(json.dumps(result.account, indent=2) if as_json else f"{output}: {kept:,} voxels kept, {new:,} replaced")
