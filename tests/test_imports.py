@@ -14,7 +14,7 @@ LEVELS = [
     {"files"},
     {"pipeline"},
     {"verify", "report"},
-    {"io", "brain", "canonical", "region", "sampling", "generate", "compose", "metadata"},
+    {"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose", "metadata"},
     {"models"},
     {"volume", "errors"},
 ]
