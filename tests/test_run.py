@@ -151,7 +151,7 @@ def test_gzip_holds_neither_time_nor_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
 def test_memory_holds_a_few_volumes_and_not_the_run(tmp_path: Path, dtype: str, suffix: str) -> None:
-    shape, count = (64, 64, 48), 60
+    shape, count = (48, 48, 40), 60
     volume = np.rint(np.random.default_rng(1).normal(0, 5, shape)).astype(dtype)
     path = put(tmp_path / f"in{suffix}", run_bytes(np.stack([volume] * count, 3), order=">"))
     run = open_run(path)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
         ScanError,
         WeightsError,
     )
-    from cpmae.io.nifti import NiftiScan, read, write
+    from cpmae.io.forms import read
+    from cpmae.io.nifti import NiftiScan, write
     from cpmae.pipeline import Deidentified, deidentify
     from cpmae.verify import Verification, verify_files
     from cpmae.volume import Volume
@@ -46,7 +47,8 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("deidentify", "Deidentified"), "cpmae.pipeline"),
     **dict.fromkeys(("verify_files", "Verification"), "cpmae.verify"),
-    **dict.fromkeys(("NiftiScan", "read", "write"), "cpmae.io.nifti"),
+    "read": "cpmae.io.forms",
+    **dict.fromkeys(("NiftiScan", "write"), "cpmae.io.nifti"),
     "Volume": "cpmae.volume",
     **dict.fromkeys(
         (

@@ -16,7 +16,11 @@ GZIP_LEVEL = 1  # level 6 takes eight times as long and saves 3 % on a noisy sca
 
 
 def check_output(
-    input_path: str | os.PathLike[str] | None, output_path: str | os.PathLike[str], *, overwrite: bool = False
+    input_path: str | os.PathLike[str] | None,
+    output_path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    suffixes: tuple[str, ...] = SUFFIXES,
 ) -> None:
     """Find out before the work whether the result can be written; `input_path` None means there is no input file.
 
@@ -31,8 +35,8 @@ def check_output(
             raise OutputError(f"{output} is the input itself, inputs are never overwritten; choose another name")
     if os.path.isdir(output):
         raise OutputError(f"{output} is a folder, give a file name in it")
-    if not output.name.lower().endswith(SUFFIXES):
-        raise OutputError(f"{output.name} does not end in .nii or .nii.gz, choose one of them")
+    if not output.name.lower().endswith(suffixes):
+        raise OutputError(f"{output.name} does not end in {' or '.join(suffixes)}, choose one of them")
     if os.path.lexists(output) and not overwrite:
         raise OutputError(f"{output} exists already, choose another name or ask to overwrite it (--overwrite)")
     if not os.path.isdir(folder):

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from cpmae.errors import ScanError
 from cpmae.io import header as headers
+from cpmae.io.frame import Frame
 from cpmae.io.nifti import NiftiScan, check_name, voxel_bytes
 from cpmae.io.output import check_output, write_pieces
-from cpmae.io.source import GZIPPED, opened, read_to_end, read_up_to
+from cpmae.io.source import GZIPPED, opened, read_up_to, skip
 from cpmae.volume import Volume
 
 
@@ -36,6 +37,8 @@ class NiftiRun:
         affine: (4, 4) float64, voxel to world, mm, RAS+.
         header: nibabel NIfTI-1 or NIfTI-2 header of the whole file, with the file's own bytes and byte order.
         extensions: the file's bytes between header and voxels.
+        frame: where the file is no single NIfTI file, its own bytes around the voxels; `header` then is a NIfTI header
+            that says the same.
     """
 
     path: Path
@@ -48,6 +51,7 @@ class NiftiRun:
     affine: NDArray[np.float64]
     header: Any
     extensions: bytes = bytes(4)
+    frame: Frame | None = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -76,7 +80,7 @@ class NiftiRun:
                 del raw
                 yield stored
                 del stored  # before the next one is read
-            read_to_end(file)
+            skip(file)
 
     def volume(self, stored: NDArray) -> NiftiScan:
         """One volume as a scan of its own, with a 3-D header, for the pipeline.
@@ -97,6 +101,16 @@ class NiftiRun:
     def volumes(self) -> Iterator[NiftiScan]:
         """One pass: each volume as a scan of its own. Raises as `stored_volumes`."""
         return (self.volume(stored) for stored in self.stored_volumes())
+
+    def only(self) -> NiftiScan:
+        """The one volume of a 3-D file, under the file's own header and extensions.
+
+        Raises:
+            ScanError: if there are more; otherwise as `stored_volumes`.
+        """
+        headers.volume_shape(self.header, self.path.name)
+        (stored,) = self.stored_volumes()
+        return NiftiScan(stored, self.slope, self.inter, self.affine, self.header.copy(), self.extensions)
 
     def mean(self) -> Volume:
         """The mean intensity over the volumes, (X, Y, Z) float32, in one pass.
@@ -120,7 +134,8 @@ class NiftiRun:
 
     def marked(self, text: str) -> "NiftiRun":
         """The same run with `text` as its description (`descrip`, cut to 79 ASCII characters)."""
-        return replace(self, header=headers.marked(self.header, text))
+        frame = self.frame and self.frame.marked(text)
+        return replace(self, header=headers.marked(self.header, text), frame=frame)
 
     def to_bytes(self, volumes: Iterable[NDArray]) -> Iterator[bytes]:
         """An uncompressed file with this run's header and other numbers, in pieces.
@@ -153,8 +168,11 @@ class NiftiRun:
             raise ValueError(f"got {stored.dtype} {stored.shape} for a run of volumes of {expected}")
 
 
-def open_run(path: str | os.PathLike[str]) -> NiftiRun:
-    """Open a run that can be a head's: its header is read and checked as `nifti.read` does; its voxels are not.
+def open_run(path: str | os.PathLike[str], *, checked: bool = True) -> NiftiRun:
+    """Open a .nii or .nii.gz file that can be a head's: its header is read and checked as `nifti.read` does.
+
+    Args:
+        checked: refuse what cannot be a head scan by its grid, units and dtype.
 
     Raises:
         ScanError: if the file is missing, damaged, or not such a run. That a gzip file is cut short shows only when
@@ -169,13 +187,13 @@ def open_run(path: str | os.PathLike[str]) -> NiftiRun:
         raw += read_up_to(file, max(0, offset - len(raw)))
     if len(raw) < offset:
         raise ScanError(f"{path.name} is truncated ({len(raw)} bytes before the voxels at {offset}), copy it again")
-    found = run_of(path, header, offset, raw[size:offset])
+    found = run_of(path, header, offset, raw[size:offset], checked=checked)
     check_length(found)
     return found
 
 
-def run_of(path: Path, header: Any, offset: int, extensions: bytes = bytes(4)) -> NiftiRun:
-    """The run in a file of which the NIfTI header is known; see `NiftiRun`.
+def run_of(path: Path, header: Any, offset: int, extensions: bytes = bytes(4), *, checked: bool = True) -> NiftiRun:
+    """The run in a file of which the NIfTI header is known; see `NiftiRun` and `open_run`.
 
     Raises:
         ScanError: if the header is not one that a head can have.
@@ -183,7 +201,8 @@ def run_of(path: Path, header: Any, offset: int, extensions: bytes = bytes(4)) -
     name = path.name
     (shape, count), dtype = headers.run_shape(header, name), headers.stored_dtype(header, name)
     (slope, inter), affine = headers.scaling(header, name), headers.best_affine(header, name)
-    headers.check_grid(header, name)
+    if checked:
+        headers.check_grid(header, name)
     return NiftiRun(path, offset, dtype, shape, count, slope, inter, affine, header, extensions)
 
 
@@ -192,7 +211,7 @@ def check_length(run: NiftiRun) -> None:
     if run.path.name.lower().endswith(GZIPPED):
         return
     need = run.offset + math.prod(run.shape) * run.count * run.stored_dtype.itemsize
-    size = run.path.stat().st_size
+    size = os.stat(run.path).st_size
     if size < need:
         raise ScanError(f"{run.path.name} is truncated ({size} bytes of {need}), copy it again")
 

@@ -47,9 +47,12 @@ def read_up_to(file: BinaryIO, size: int) -> bytearray:
     return found
 
 
-def read_to_end(file: BinaryIO) -> int:
-    """How many bytes are left. A gzip file's checksum is compared at its end and nowhere before."""
+def skip(file: BinaryIO, size: int | None = None) -> int:
+    """Read on over `size` bytes, or to the end, and say how many there were.
+
+    A gzip file's checksum is compared at its end and nowhere before.
+    """
     count = 0
-    while chunk := file.read(_CHUNK_BYTES):
+    while chunk := file.read(_CHUNK_BYTES if size is None else min(_CHUNK_BYTES, size - count)):
         count += len(chunk)
     return count
