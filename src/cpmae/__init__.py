@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cpmae.io.nifti import NiftiScan, write
     from cpmae.pipeline import Deidentified, deidentify
     from cpmae.verify import Verification, verify_files
+    from cpmae.verify_run import RunVerification
     from cpmae.volume import Volume
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ __all__ = [
     "MissingExtraError",
     "NiftiScan",
     "OutputError",
+    "RunVerification",
     "ScanError",
     "Verification",
     "Volume",
@@ -49,6 +51,7 @@ _HOME = {
     **dict.fromkeys(("verify_files", "Verification"), "cpmae.verify"),
     "read": "cpmae.io.forms",
     **dict.fromkeys(("NiftiScan", "write"), "cpmae.io.nifti"),
+    "RunVerification": "cpmae.verify_run",
     "Volume": "cpmae.volume",
     **dict.fromkeys(
         (

@@ -117,20 +117,10 @@ class NiftiRun:
 
         What is not finite is left out; where no volume is finite, the mean is NaN. Raises as `stored_volumes`.
         """
-        total = np.zeros(self.shape, np.float64, order="F")
-        counts = np.zeros(self.shape, np.int32, order="F") if self.dtype.kind == "f" else None
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            for stored in self.stored_volumes():
-                if counts is None:
-                    np.add(total, stored, out=total)
-                else:
-                    finite = np.isfinite(stored)
-                    np.add(total, stored, out=total, where=finite)
-                    np.add(counts, 1, out=counts, where=finite)
-            total /= self.count if counts is None else counts
-            total *= self.slope
-            total += self.inter
-            return Volume(total.astype(np.float32), self.affine)
+        total = RunMean(self)
+        for stored in self.stored_volumes():
+            total.add(stored)
+        return total.mean()
 
     def marked(self, text: str) -> "NiftiRun":
         """The same run with `text` as its description (`descrip`, cut to 79 ASCII characters)."""
@@ -166,6 +156,30 @@ class NiftiRun:
         if stored.shape != self.shape or stored.dtype != self.dtype:
             expected = f"{self.dtype} {self.shape}"
             raise ValueError(f"got {stored.dtype} {stored.shape} for a run of volumes of {expected}")
+
+
+class RunMean:
+    """The mean of a run's volumes, which are added one by one; where a pass has more to do than `NiftiRun.mean`."""
+
+    def __init__(self, run: NiftiRun) -> None:
+        self._run = run
+        self._total = np.zeros(run.shape, np.float64, order="F")
+        self._counts = np.zeros(run.shape if run.dtype.kind == "f" else (), np.int32, order="F")
+
+    def add(self, stored: NDArray) -> None:
+        """Another volume, (X, Y, Z), stored numbers; what is not finite is left out."""
+        finite = np.isfinite(stored) if self._counts.shape else True
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.add(self._total, stored, out=self._total, where=finite)
+        np.add(self._counts, 1, out=self._counts, where=finite)
+
+    def mean(self) -> Volume:
+        """Of the intensities of what was added so far, (X, Y, Z) float32; NaN where nothing was finite."""
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            mean = self._total / self._counts
+            mean *= self._run.slope
+            mean += self._run.inter
+            return Volume(mean.astype(np.float32), self._run.affine)
 
 
 def open_run(path: str | os.PathLike[str], *, checked: bool = True) -> NiftiRun:
