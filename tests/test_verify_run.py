@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,18 @@ def test_files_of_three_and_four_axes_go_the_right_way(tmp_path: Path) -> None:
     os.link(first, tmp_path / "same.nii")
     same = verify_files(first, tmp_path / "same.nii", BRAIN)
     assert not same.separate_files and "original file itself" in same.failures[0]
+
+
+def test_memory_does_not_grow_with_the_number_of_volumes(tmp_path: Path) -> None:
+    peaks, (original, result) = [], arrays()
+    for repeats in (1, 8):
+        pair = [put(tmp_path / f"{n}.nii", phantom.nifti_bytes_of(np.tile(v, repeats), phantom.ras_affine()))
+                for n, v in (("a", original), ("b", result))]  # fmt: skip
+        tracemalloc.start()
+        assert check((pair[0], pair[1])).volumes == COUNT * repeats
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < original[..., 0].nbytes
 
 
 # the command

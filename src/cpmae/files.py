@@ -83,6 +83,6 @@ def deidentify_file(
     if save_brain_mask:
         files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(scan, result.brain_mask))))
     run = metadata.clean_nifti(run) if options.clean_metadata else run
-    run = run.marked(bytes(result.image.header["descrip"]).decode("ascii"))
+    run = run.marked(result.image.header["descrip"].item().decode("ascii"))
     write_together([*files, *forms.writers(output, run, [result.image.stored])])
     return result
