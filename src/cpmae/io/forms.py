@@ -28,6 +28,8 @@ def open_scan(path: str | os.PathLike[str], *, checked: bool = True) -> NiftiRun
     path = Path(path)
     if os.path.isdir(path):
         raise ScanError(f"{path} is a folder, give one file")
+    if not _is(path, ALL_SUFFIXES):
+        raise ScanError(f"{path.name} is not a {', '.join(ALL_SUFFIXES)} file, convert it to NIfTI first")
     if _is(path, mgh.SUFFIXES):
         return mgh.open_mgh(path, checked)
     if _is(path, pair.SUFFIXES):

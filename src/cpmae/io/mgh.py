@@ -26,14 +26,16 @@ def open_mgh(path: Path, checked: bool = True) -> NiftiRun:
     with opened(path) as file:
         head = file.read(MGH_HEAD_BYTES)
         if len(head) < MGH_HEAD_BYTES or head[:4] != b"\0\0\0\1":
-            raise ScanError(f"{name} is not an MGH file of voxels (it starts with {head[:4].hex() or 'nothing'})")
+            start = head[:4].hex() or "nothing"
+            raise ScanError(f"{name} is not an MGH file of voxels (it starts with {start}), convert it to NIfTI first")
         own = nib.freesurfer.MGHImage.header_class(head, check=False)
         run = run_of(path, _as_nifti(own, name), MGH_HEAD_BYTES, checked=checked)
         check_length(run)
         voxels = math.prod(run.shape) * run.count * run.stored_dtype.itemsize
         skipped = skip(file, voxels)
         if skipped < voxels:
-            raise ScanError(f"{name} is truncated ({MGH_HEAD_BYTES + skipped} bytes of {MGH_HEAD_BYTES + voxels})")
+            found, need = MGH_HEAD_BYTES + skipped, MGH_HEAD_BYTES + voxels
+            raise ScanError(f"{name} is truncated ({found} bytes of {need}), copy it again")
         after = file.read()
     if len(after) >= MGH_FOOTER_BYTES and run.count > 1:
         run.header["pixdim"][4] = np.frombuffer(after, ">f4", 1)[0] / 1000  # from milliseconds
