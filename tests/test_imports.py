@@ -13,7 +13,8 @@ LEVELS = [
     {"training", "evaluation"},
     {"files"},
     {"pipeline"},
-    {"verify", "report"},
+    {"verify", "verify_run", "report"},
+    {"compare"},
     {"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose", "metadata"},
     {"models"},
     {"volume", "errors"},
@@ -85,7 +86,8 @@ def test_no_cycle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "forbidden"), [("models", {"nibabel", "pydicom"}), ("io", {"torch"}), ("verify", {"torch"})]
+    ("folder", "forbidden"),
+    [("models", {"nibabel", "pydicom"}), ("io", {"torch"}), ("verify", {"torch"}), ("compare", {"torch"})],
 )
 def test_forbidden_packages(folder: str, forbidden: set[str]) -> None:
     found = {m: imports(p) for m, p in MODULES.items() if part(m) == folder}
