@@ -12,12 +12,13 @@ LEVELS = [
     {"__main__", "cli", "cli_train"},
     {"training", "evaluation"},
     {"files"},
-    {"pipeline"},
+    {"pipeline", "pipeline_run"},
+    {"steps"},
     {"verify", "verify_run", "report"},
     {"compare"},
     {"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose", "metadata"},
     {"models"},
-    {"volume", "errors"},
+    {"volume", "errors", "options"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -67,7 +68,7 @@ def test_no_arrow_points_up() -> None:
 
 
 def test_only_the_top_imports_the_package_itself() -> None:
-    low = [m for m, targets in GRAPH.items() if "cpmae" in targets and LEVEL.get(part(m), 9) > LEVEL["pipeline"]]
+    low = [m for m, targets in GRAPH.items() if "cpmae" in targets and LEVEL.get(part(m), 9) > LEVEL["steps"]]
     assert not low, low
 
 

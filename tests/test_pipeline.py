@@ -5,7 +5,7 @@ import numpy as np
 import phantom
 import pytest
 
-from cpmae import canonical, pipeline, verify
+from cpmae import canonical, pipeline, steps, verify
 from cpmae.errors import BrainMaskError, ScanError
 from cpmae.io import nifti
 from cpmae.io.nifti import NiftiScan
@@ -90,6 +90,20 @@ def test_seed(model: HeadModel) -> None:
     assert one.account["seed"] == 1 and secret.account["seed"] == "secret"
 
 
+def test_scans_of_one_person_get_the_same_head(model: HeadModel) -> None:
+    scan, brain = scan_of(), brain_of()
+    first = run(scan, brain, model)
+    other = scan.with_stored((np.sqrt(scan.stored.clip(0) / 200) * 180).astype(np.int16))  # another contrast
+    again = run(other, brain, model, seed=9, head=first.head)
+    air = [r.image.stored[~brain] < 25 for r in (first, again)]
+    assert (air[0] != air[1]).mean() < 0.08
+    alone = run(other, brain, model, seed=9)
+    assert (air[0] != (alone.image.stored[~brain] < 25)).mean() > (air[0] != air[1]).mean()
+    far = Volume(scan.stored, np.array([[1, 0, 0, 40.0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ scan.affine)
+    with pytest.raises(BrainMaskError, match="40 mm"):
+        pipeline.deidentify(far, brain_mask=brain, weights=model, head=first.head)
+
+
 def test_margin_and_region_protect_more(model: HeadModel) -> None:
     scan, brain = scan_of(), brain_of()
     plain, wide, face = (run(scan, brain, model, **o).protected for o in ({}, {"margin_mm": 6.0}, {"region": "face"}))
@@ -143,7 +157,7 @@ def test_arguments_out_of_range(options: dict, error: type[Exception], says: str
 def test_a_leaking_mask_is_refused_or_warned_of(model: HeadModel) -> None:
     scan, leak = scan_of(), brain_of().copy()
     leak[10:46, 50:70, 12:30] = True  # both orbits and the root of the nose
-    assert canonical.align(leak, scan.affine).stray_ml > pipeline.MAX_STRAY_ML
+    assert canonical.align(leak, scan.affine).stray_ml > steps.MAX_STRAY_ML
     with pytest.raises(BrainMaskError, match="no brain reaches"):
         run(scan, leak, model)
     assert any("no brain reaches" in w for w in run(scan, leak, model, allow_unusual_mask=True).warnings)

@@ -1,32 +1,28 @@
 """A scan in one file, de-identified into another: what single runs, data sets and batches share."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cpmae import metadata
 from cpmae.brain import load_brain_mask
 from cpmae.io import forms, nifti
 from cpmae.io.mask import mask_scan
+from cpmae.io.run import NiftiRun, mean_of
 from cpmae.io.together import Writer, check_outputs, write_together
+from cpmae.options import Options
 
 if TYPE_CHECKING:
     from cpmae.models.head import HeadModel
     from cpmae.pipeline import Deidentified
+    from cpmae.pipeline_run import DeidentifiedRun
+    from cpmae.steps import Head
 
-
-@dataclass(frozen=True)
-class Options:
-    """How heads are replaced, as `pipeline.deidentify` takes it; plain values, so that they travel to workers."""
-
-    brain_extractor: str = "deepbet"
-    margin_mm: float = 0.0
-    region: str = "nonbrain"
-    clean_metadata: bool = True
-    seed: int | None = None
-    device: str = "auto"
-    allow_unusual_mask: bool = False
+    _Done = tuple[Deidentified | DeidentifiedRun, NiftiRun, Callable[[], Iterator[NDArray]]]
 
 
 def deidentify_file(
@@ -38,10 +34,11 @@ def deidentify_file(
     save_brain_mask: Path | None = None,
     picture: Path | None = None,
     weights: "str | Path | HeadModel | None" = None,
+    head: "Head | None" = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
-) -> "Deidentified":
-    """De-identify the scan `input` and write all outputs or none.
+) -> "Deidentified | DeidentifiedRun":
+    """De-identify the scan `input`, 3-D or 4-D, and write all outputs or none.
 
     Args:
         input: a scan's file: .nii, .nii.gz, .mgz, .mgh, or either of a pair, .hdr and .img.
@@ -49,8 +46,9 @@ def deidentify_file(
         options: how.
         brain_mask: a mask on the grid of the input, which then is not searched for.
         save_brain_mask: where the brain mask goes.
-        picture: where a before/after picture goes, .png; it shows the original face.
+        picture: where a before/after picture goes, .png; it shows the original face. Of a 4-D file, the mean volumes.
         weights: a weight file or a model from `checkpoint.load`; the package's own if None.
+        head: of another scan's result, to be used again; see `pipeline.deidentify`.
         overwrite: replace outputs that exist.
         progress: called with the name of each stage.
 
@@ -67,22 +65,35 @@ def deidentify_file(
     )
     tell("reading")
     run = forms.open_scan(input)
-    scan = run.only()
-    mask = load_brain_mask(brain_mask, scan.stored.shape, scan.affine) if brain_mask else None
-    from cpmae import pipeline  # and with it torch, after the questions that need neither
-
-    result = pipeline.deidentify(scan, brain_mask=mask, weights=weights, progress=tell, **asdict(options))
+    mask = load_brain_mask(brain_mask, run.shape, run.affine) if brain_mask else None
+    done = _run if run.count > 1 else _scan
+    result, marked, volumes = done(run, options, mask, weights, head, tell)
     tell("writing")
     # The result takes its name last: where it is, all the rest is too, and where anything failed it is not.
     files: list[tuple[Path, Writer]] = []
     if picture:
         from cpmae.report.picture import before_after
 
-        before, after = scan.scaled(), result.image.scaled()
+        before, after = run.mean(), mean_of(marked, volumes())
         files.append((picture, lambda path: before_after(before, after, result.brain_mask, path)))
     if save_brain_mask:
-        files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(scan, result.brain_mask))))
-    run = metadata.clean_nifti(run) if options.clean_metadata else run
-    run = run.marked(result.image.header["descrip"].item().decode("ascii"))
-    write_together([*files, *forms.writers(output, run, [result.image.stored])])
+        grid = run.volume(np.zeros(run.shape, run.dtype, order="F"))
+        files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(grid, result.brain_mask))))
+    write_together([*files, *forms.writers(output, marked, volumes())])
     return result
+
+
+def _scan(run: NiftiRun, options: Options, mask: Any, weights: Any, head: Any, tell: Any) -> "_Done":
+    from cpmae.pipeline import deidentify  # and with it torch, after the questions that need none
+
+    result = deidentify(run.only(), brain_mask=mask, weights=weights, head=head, progress=tell, **asdict(options))
+    clean = metadata.clean_nifti(run) if options.clean_metadata else run
+    marked = clean.marked(result.image.header["descrip"].item().decode("ascii"))
+    return result, marked, lambda: iter([result.image.stored])
+
+
+def _run(run: NiftiRun, options: Options, mask: Any, weights: Any, head: Any, tell: Any) -> "_Done":
+    from cpmae.pipeline_run import deidentify_run
+
+    result = deidentify_run(run, options, brain_mask=mask, weights=weights, head=head, progress=tell)
+    return result, result.run, result.volumes

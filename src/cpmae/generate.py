@@ -1,5 +1,6 @@
 """A new head around a brain: codes drawn, decoded to a field, and the atlas painted through it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,8 @@ from cpmae.models.field import GRID_SHAPE, dense, warp_volume
 from cpmae.models.head import HeadModel
 from cpmae.models.mae import known_coarse
 from cpmae.models.paint import paint_labels, soft_edges, texture
-from cpmae.models.palette import brain_profile
+from cpmae.models.palette import brain_depth, brain_profile
+from cpmae.models.tissue import PAINTS
 from cpmae.models.vqvae import COARSE, FINE, STEP_MM, code_shape
 from cpmae.registration import fit_atlas
 from cpmae.sampling import sample
@@ -59,7 +61,7 @@ def generate_field(
     settings = settings or SamplingSettings()
     if kept is None:
         return model.decode(*draw_codes(model, condition, no_codes(), generator, settings), brain.mask)
-    fitted = fit_atlas(model.atlas.cpu(), model.paints(brain_profile(brain.data, brain.mask, STEP_MM)), kept, brain)
+    fitted = fit_atlas(model.atlas.cpu(), paints_for(model, brain), kept, brain)
     known = F.avg_pool3d(torch.from_numpy(kept.mask).float()[None, None], FINE // STEP_MM)[0, 0] == 1
     codes = draw_codes(model, condition, visible_codes(model, fitted, known), generator, settings)
     # beside what is kept the new head is what was fitted to it, so that nothing shows where the two meet
@@ -67,20 +69,41 @@ def generate_field(
     return torch.lerp(model.decode(*codes, brain.mask), fitted, share.sqrt())
 
 
-def paint_head(model: HeadModel, field: Tensor, brain: Conformed, generator: torch.Generator) -> Tensor:
-    """The atlas in the colours that a brain's contrast asks for, seen through a field.
+def paint_head(model: HeadModel, field: Tensor, paints: Tensor, generator: torch.Generator) -> Tensor:
+    """The atlas in some colours, seen through a field.
 
     Args:
         field: from `generate_field`.
-        brain: the brain alone, whose intensities choose the colours.
+        paints: (len(PAINTS),), from `paints_for`.
         generator: on the CPU; texture comes from it.
 
     Returns:
         GRID_SHAPE float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere; CSF in the brain.
     """
-    paints = model.paints(brain_profile(brain.data, brain.mask, STEP_MM))
-    painted = paint_labels(model.atlas.cpu(), paints, *texture(GRID_SHAPE, generator))
-    return warp_volume(soft_edges(painted)[None], dense(field, GRID_SHAPE))[0]
+    painted = soft_edges(paint_labels(model.atlas.cpu(), paints, *texture(GRID_SHAPE, generator)))
+    return warp_volume(painted[None], dense(field, GRID_SHAPE))[0]
+
+
+def paint_shares(model: HeadModel, field: Tensor, generator: torch.Generator, step: int = 1) -> Iterator[Tensor]:
+    """What each paint alone adds to `paint_head`, for heads that are to be painted many times.
+
+    Args:
+        step: voxels of the canonical grid that are averaged along each axis, 1 or 2.
+
+    Yields:
+        for each of `PAINTS`, (X / step, Y / step, Z / step) float32.
+    """
+    fields = texture(GRID_SHAPE, generator)
+    atlas, into = model.atlas.cpu(), dense(field, tuple(n // step for n in GRID_SHAPE))
+    for paint in torch.eye(len(PAINTS)):
+        painted = soft_edges(paint_labels(atlas, paint, *fields))[None]
+        yield warp_volume(F.avg_pool3d(painted, step) if step > 1 else painted, into)[0]
+
+
+def paints_for(model: HeadModel, brain: Conformed) -> Tensor:
+    """The colours that go with a brain's contrast, (len(PAINTS),) float32 on the CPU."""
+    depth = brain_depth(brain.mask, [STEP_MM] * 3)
+    return model.paints(brain_profile(brain.data[brain.mask], depth))
 
 
 def draw_codes(

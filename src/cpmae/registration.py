@@ -23,7 +23,7 @@ def register(
     moving: Tensor,
     weight: Tensor | None = None,
     start: Tensor | None = None,
-    iterations: tuple[int, int] = (60, 20),
+    iterations: tuple[int, int] = (50, 8),
     bending: float = BENDING,
 ) -> Tensor:
     """The field that makes `moving(y + field(y))` like `fixed(y)`.
@@ -57,7 +57,7 @@ def register(
 
 
 def fit_atlas(
-    atlas: Tensor, paints: Tensor, known: Conformed, brain: Conformed, iterations: tuple[int, int] = (60, 20)
+    atlas: Tensor, paints: Tensor, known: Conformed, brain: Conformed, iterations: tuple[int, int] = (50, 8)
 ) -> Tensor:
     """The field through which the painted atlas looks like what is known of a head.
 

@@ -86,6 +86,11 @@ class NiftiScan:
             raise ValueError(f"got {stored.dtype} {stored.shape} for a scan of {expected}")
         return replace(self, stored=stored, header=self.header.copy())
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the stored numbers."""
+        return self.stored.dtype
+
     def marked(self, text: str) -> "NiftiScan":
         """The same scan with `text` as its description (`descrip`, cut to 79 ASCII characters)."""
         return replace(self, header=headers.marked(self.header, text))

@@ -117,10 +117,7 @@ class NiftiRun:
 
         What is not finite is left out; where no volume is finite, the mean is NaN. Raises as `stored_volumes`.
         """
-        total = RunMean(self)
-        for stored in self.stored_volumes():
-            total.add(stored)
-        return total.mean()
+        return mean_of(self, self.stored_volumes())
 
     def marked(self, text: str) -> "NiftiRun":
         """The same run with `text` as its description (`descrip`, cut to 79 ASCII characters)."""
@@ -180,6 +177,14 @@ class RunMean:
             mean *= self._run.slope
             mean += self._run.inter
             return Volume(mean.astype(np.float32), self._run.affine)
+
+
+def mean_of(run: NiftiRun, volumes: Iterable[NDArray]) -> Volume:
+    """The mean intensity of volumes with the grid and scaling of a run, as `NiftiRun.mean`."""
+    total = RunMean(run)
+    for stored in volumes:
+        total.add(stored)
+    return total.mean()
 
 
 def open_run(path: str | os.PathLike[str], *, checked: bool = True) -> NiftiRun:

@@ -6,7 +6,7 @@ trained on simulated sequences turns it into the paints.
 """
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -17,20 +17,26 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 PROFILE_SIZE = (len(DEPTHS_MM) - 1) * len(QUANTILES)
 
 
-def brain_profile(image: NDArray[np.float32], mask: NDArray[np.bool_], voxel_mm: float = 2.0) -> NDArray[np.float32]:
+def brain_depth(mask: NDArray[np.bool_], voxel_sizes: ArrayLike) -> NDArray[np.float32]:
+    """How far below the brain's surface each of its voxels lies, mm; (n,) float32 in the order of `data[mask]`."""
+    where = ndimage.find_objects(mask.view(np.uint8))[0]
+    box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in where)  # the rim of air keeps distances what they were
+    depth = ndimage.distance_transform_edt(mask[box], sampling=voxel_sizes)
+    return depth[mask[box]].astype(np.float32)
+
+
+def brain_profile(values: NDArray[np.float32], depth: NDArray[np.float32]) -> NDArray[np.float32]:
     """Quantiles of intensity in shells of depth below the brain's surface, (PROFILE_SIZE,) float32.
 
     Args:
-        image, mask: (X, Y, Z) at `voxel_mm`, isotropic; the unit is the brain's median.
+        values: (n,), the brain's intensities; the unit is their median.
+        depth: (n,), mm, from `brain_depth`.
 
     A shell that the brain does not have, a very small one's core, takes the values of the one above it.
     """
-    where = ndimage.find_objects(mask.view(np.uint8))[0]
-    box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in where)  # the rim of air keeps distances what they were
-    image, depth = image[box], ndimage.distance_transform_edt(mask[box]) * voxel_mm
     profile = np.ones((len(DEPTHS_MM) - 1, len(QUANTILES)), np.float32)
     for i in range(len(DEPTHS_MM) - 1):
-        inside = image[(depth > DEPTHS_MM[i]) & (depth <= DEPTHS_MM[i + 1])]
+        inside = values[(depth > DEPTHS_MM[i]) & (depth <= DEPTHS_MM[i + 1])]
         if len(inside) > 50:
             profile[i] = np.quantile(inside, QUANTILES)
         elif i:

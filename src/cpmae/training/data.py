@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -71,18 +72,30 @@ def batches(folder: Path, size: int, seed: int) -> Iterator[Heads]:
 
 def to_batch(heads: list[tuple[NDArray[np.uint8], Tensor]], rng: np.random.Generator) -> Heads:
     """Heads of `load_head` as one batch."""
-    first = scan(heads[0][0], rng)
-    unit = brain_unit(first.image, first.brain)
-    masks = [first.brain, *(torch.from_numpy((values & anatomy.IN_BRAIN_MASK) > 0) for values, _ in heads[1:])]
+    image, clean, brain = brain_scan(heads[0][0], rng)
+    masks = [brain, *(torch.from_numpy((values & anatomy.IN_BRAIN_MASK) > 0) for values, _ in heads[1:])]
     known = [random_view(rng) if rng.random() < CUT_SHARE else torch.ones(code_shape(FINE)) for _ in heads]
     return Heads(
-        image=((first.image / unit).clamp(max=6) * first.brain)[None, None],
-        clean=((first.clean / unit).clamp(max=6) * first.brain)[None, None],
+        image=image[None, None],
+        clean=clean[None, None],
         brain=torch.stack(masks)[:, None].float(),
         field=torch.stack([field for _, field in heads]),
         known=torch.stack(known)[:, None],
         weight=torch.stack([field_weight(values) for values, _ in heads])[:, None],
     )
+
+
+def brain_scan(values: NDArray[np.uint8], rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """One scan of a head's brain: noisy and clean, in units of its median, and its mask; (X/2, Y/2, Z/2) float32."""
+    where = ndimage.find_objects(((values & anatomy.IN_BRAIN_MASK) > 0).astype(np.uint8))[0]
+    box = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in where)  # room for a mask that is drawn a little larger
+    head = scan(np.ascontiguousarray(values[box]), rng)
+    unit = brain_unit(head.image, head.brain)
+    image, clean, brain = torch.zeros((3, *values.shape))
+    brain[box] = head.brain.float()
+    image[box] = (head.image / unit).clamp(max=6) * head.brain
+    clean[box] = (head.clean / unit).clamp(max=6) * head.brain
+    return image, clean, brain
 
 
 def field_weight(values: NDArray[np.uint8]) -> Tensor:

@@ -19,8 +19,7 @@ from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig, know
 from cpmae.models.precision import fast_autocast
 from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.vqvae import FINE, STEP_MM, BrainVQVAE, NonBrainVQVAE, VQVAEConfig
-from cpmae.training.data import brain_unit
-from cpmae.training.synth import scan
+from cpmae.training.data import brain_scan
 
 
 @dataclass  # not frozen: Fabric moves its tensors between devices
@@ -38,9 +37,8 @@ def encode_head(
     values: NDArray[np.uint8], field: Tensor, e1: BrainVQVAE, e2: NonBrainVQVAE, rng: np.random.Generator
 ) -> HeadCodes:
     """Codes of a drawn head, from its anatomy (X/2, Y/2, Z/2) and its field (3, X/8, ...)."""
-    head = scan(values, rng)
-    image = head.image / brain_unit(head.image, head.brain)
-    return encode(image, head.brain.float(), field, torch.ones(field.shape[1:]), e1, e2)
+    image, _, brain = brain_scan(values, rng)
+    return encode(image, brain, field, torch.ones(field.shape[1:]), e1, e2)
 
 
 def encode(image: Tensor, brain: Tensor, field: Tensor, known: Tensor, e1: BrainVQVAE, e2: NonBrainVQVAE) -> HeadCodes:

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpmae.models.palette import Palette, brain_profile
+from cpmae.models.palette import Palette, brain_depth, brain_profile
 from cpmae.models.tissue import PAINTS
+from cpmae.models.vqvae import STEP_MM
 from cpmae.training.data import head_files, load_head
 from cpmae.training.synth import scan
 
@@ -28,7 +29,8 @@ def simulate(folder: Path, count: int, seed: int) -> tuple[Tensor, Tensor]:
             unit = float(inside.median())
             if unit < 0.03:  # a brain that is nearly black has no contrast to tell
                 continue
-            profiles.append(brain_profile((head.image / unit).numpy(), head.brain.numpy()))
+            depth = brain_depth(head.brain.numpy(), [STEP_MM] * 3)
+            profiles.append(brain_profile((inside / unit).numpy(), depth))
             paints.append((head.paints / unit).clamp(max=5).numpy())
     return torch.from_numpy(np.stack(profiles[:count])), torch.from_numpy(np.stack(paints[:count]))
 

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from cpmae import brain, canonical
 from cpmae.canonical import Conformed
 from cpmae.errors import CpmaeError
+from cpmae.generate import paints_for
 from cpmae.io import nifti
 from cpmae.models.head import HeadModel
-from cpmae.models.palette import brain_profile
 from cpmae.models.vqvae import FINE, STEP_MM
 from cpmae.registration import fit_atlas
 from cpmae.training.data import Heads
@@ -51,7 +51,7 @@ def prepare_scans(source: Path, folder: Path, model: HeadModel, extractor: str =
         whole = canonical.conform(volume, np.ones_like(mask), pose, unit)
         inner = canonical.conform(volume, mask, pose, unit)
         known = whole.mask & (inner.mask | (whole.data != 0))
-        paints = model.paints(brain_profile(inner.data, inner.mask, STEP_MM))
+        paints = paints_for(model, inner)
         field = fit_atlas(model.atlas.cpu(), paints, Conformed(whole.data, known), inner)
         partial = target.with_suffix(".partial.npz")
         np.savez_compressed(

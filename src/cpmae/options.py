@@ -1,0 +1,16 @@
+"""How heads are replaced."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Options:
+    """Plain values, so that they travel to workers; see `pipeline.deidentify`, which takes each by its name."""
+
+    brain_extractor: str = "deepbet"
+    margin_mm: float = 0.0
+    region: str = "nonbrain"
+    clean_metadata: bool = True
+    seed: int | None = None
+    device: str = "auto"
+    allow_unusual_mask: bool = False

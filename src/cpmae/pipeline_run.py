@@ -1,0 +1,128 @@
+"""The way of a 4-D file: one brain mask and one head for the whole run, the intensities followed volume by volume.
+
+Given mask, seed and grid, each volume of the result is a function of the protected voxels of all volumes alone.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpmae import canonical, compose, metadata, steps
+from cpmae.compare import equal_voxels
+from cpmae.errors import ScanError
+from cpmae.generate import paint_shares
+from cpmae.io import nifti
+from cpmae.io.run import NiftiRun
+from cpmae.models.head import HeadModel
+from cpmae.models.palette import brain_depth, brain_profile
+from cpmae.options import Options
+from cpmae.steps import Found, Head
+from cpmae.volume import Volume, voxel_sizes
+
+COARSE_MM = 1.75  # voxels from which the shares of the paints are made at 2 mm
+
+
+@dataclass(frozen=True)
+class DeidentifiedRun:
+    """A result, as `pipeline.Deidentified`; its volumes are made while they are taken.
+
+    Attributes:
+        run: the original under the result's header.
+        volumes: starts one pass over the result's stored numbers, (X, Y, Z) each; all passes give the same.
+        mean: the original's mean volume, in which the brain was found.
+    """
+
+    run: NiftiRun
+    volumes: Callable[[], Iterator[NDArray]]
+    mean: Volume
+    brain_mask: NDArray[np.bool_]
+    protected: NDArray[np.bool_]
+    account: dict[str, Any]
+    warnings: list[str]
+    head: Head
+
+
+def deidentify_run(
+    run: NiftiRun,
+    options: Options,
+    *,
+    brain_mask: NDArray | None = None,
+    weights: str | Path | HeadModel | None = None,
+    head: Head | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> DeidentifiedRun:
+    """Put a head that nobody has around the brain in every volume of a 4-D run.
+
+    Args:
+        run: as opened by `io.forms.open_scan`.
+        options, weights, head, progress: as the arguments of `pipeline.deidentify`.
+        brain_mask: (X, Y, Z), nonzero in the brain; found in the mean of the volumes if None.
+
+    Raises:
+        As `pipeline.deidentify`; while the volumes are taken, ScanError for one that cannot be de-identified.
+    """
+    tell = progress or (lambda stage: None)
+    noise, generator = steps.generators(options.seed)
+    device = steps.usable_device(options.device)
+    tell("reading all volumes")
+    mean = run.mean()
+    nifti.check_is_scan(mean, run.path.name)
+
+    tell("finding the brain")
+    found = steps.find(mean, brain_mask, options, device, head)
+
+    tell("generating a head")
+    model = steps.load_model(weights, device)
+    looked = steps.look_at_brain(mean, found)
+    head = head or steps.draw(model, mean, found, looked, options.region, generator)
+    step = 2 if float(voxel_sizes(run.affine).min()) >= COARSE_MM else 1
+    layers = paint_shares(model, head.field, generator, step)
+    shares = np.stack([canonical.resample_like(x.numpy(), found.pose, run.shape, run.affine) for x in layers])
+    depth = brain_depth(found.mask, voxel_sizes(run.affine))
+
+    def volumes() -> Iterator[NDArray]:
+        rng = np.random.default_rng(noise)
+        for number, stored in enumerate(run.stored_volumes(), 1):
+            tell(f"volume {number} of {run.count}")
+            yield _replaced(run, stored, found, model, shares, depth, rng)
+
+    clean = metadata.clean_nifti(run) if options.clean_metadata else run
+    account = steps.account(run, found, options, brain_mask is not None, model) | {"volumes": run.count}
+    return DeidentifiedRun(
+        clean.marked(steps.MARK), volumes, mean, found.mask, found.protected, account, found.warnings, head
+    )
+
+
+def _replaced(
+    run: NiftiRun,
+    stored: NDArray,
+    found: Found,
+    model: HeadModel,
+    shares: NDArray[np.float32],
+    depth: NDArray[np.float32],
+    rng: np.random.Generator,
+) -> NDArray:
+    """One volume's stored numbers, new outside the protected region.
+
+    Args:
+        shares: (len(PAINTS), X, Y, Z), what each paint adds.
+        depth: of the brain's voxels below its surface, mm.
+    """
+    scan = run.volume(stored)
+    volume = scan.scaled()
+    inside = volume.data[found.mask]
+    finite = np.isfinite(inside)
+    if finite.mean() < 1 - steps.MAX_NOT_FINITE:
+        raise ScanError(f"{1 - finite.mean():.1%} of the brain is NaN or infinite in a volume; repair or drop it")
+    unit = canonical.brain_unit(volume, found.mask)
+    profile = brain_profile(np.nan_to_num(unit.rescale(inside), nan=0, posinf=0, neginf=0), depth)
+    values = np.tensordot(model.paints(profile).numpy(), shares, axes=1)
+    values = compose.with_noise(values, compose.noise_level(volume, found.mask) / unit.scale, rng)
+    result = compose.compose(scan, found.protected, unit.unscale(values))
+    if not equal_voxels(stored, result.stored)[found.protected].all():
+        raise ScanError("a volume of the result failed its own check; nothing is written")
+    return result.stored

@@ -1,0 +1,189 @@
+"""What a 3-D scan and a 4-D run have in common on their way: a brain found and checked, a head drawn around it."""
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cpmae import __version__, brain, canonical
+from cpmae.errors import BrainMaskError, DeviceError, ScanError
+from cpmae.generate import generate_field
+from cpmae.io.nifti import NiftiScan
+from cpmae.io.run import NiftiRun
+from cpmae.models import checkpoint
+from cpmae.models.head import HeadModel
+from cpmae.options import Options
+from cpmae.region import protected_voxels
+from cpmae.volume import Volume, voxel_sizes, voxel_volume_ml
+
+MIN_OVERLAP = (
+    0.75  # Dice of a smoothed brain mask with the template brain; label maps and scans of adults reach 0.9 to 0.97
+)
+MAX_NOT_FINITE = 0.01  # of the brain
+MAX_APART_MM = 15.0  # between the brains of two scans that share a head
+MARK = f"de-identified by cpmae {__version__}"
+MAX_STRAY_ML = 15.0  # of the mask where no brain reaches; real masks have 3 to 6, with both orbits 16 and more
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head that was drawn around a brain; other scans of that person in the same world frame can be given it too.
+
+    Attributes:
+        pose: where the brain lies.
+        field: (3, X/8, ...) float32, mm, into the model's atlas; see `models.field`.
+    """
+
+    pose: canonical.Pose
+    field: Tensor
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where the brain of a scan is: mask and protected region (X, Y, Z) bool, its pose, and what to tell the user."""
+
+    mask: NDArray[np.bool_]
+    protected: NDArray[np.bool_]
+    pose: canonical.Pose
+    warnings: list[str]
+
+
+def find(volume: Volume, given_mask: NDArray | None, options: Options, device: str, head: Head | None) -> Found:
+    """Find the brain, or check the mask that is given, and its pose, which is that of `head` if there is one.
+
+    Raises:
+        ScanError, BrainMaskError, MissingExtraError: as `pipeline.deidentify`.
+    """
+    mask = _brain_mask(given_mask, volume, options.brain_extractor, device)
+    warnings = brain.check_brain_mask(mask, volume.affine) + _check_intensities(volume, mask)
+    pose = canonical.align(mask, volume.affine)
+    warnings += _check_pose(pose, options.allow_unusual_mask)
+    if head is not None:
+        apart = float(np.linalg.norm(pose.matrix[:3, 3] - head.pose.matrix[:3, 3]))
+        if apart > MAX_APART_MM:
+            raise BrainMaskError(
+                f"the brain lies {apart:.0f} mm from where the given head's is (at most {MAX_APART_MM:.0f} mm); "
+                "give scans of one person in one world frame the same head"
+            )
+        pose = head.pose
+    protected = protected_voxels(mask, volume.affine, pose, options.region, options.margin_mm)
+    return Found(mask, protected, pose, warnings)
+
+
+@dataclass(frozen=True)
+class Brain:
+    """A brain as the networks see it, and the unit of its intensities."""
+
+    unit: canonical.Unit
+    conformed: canonical.Conformed
+
+
+def look_at_brain(volume: Volume, found: Found) -> Brain:
+    """Unit and conformed volume of the brain alone."""
+    unit = canonical.brain_unit(volume, found.mask)
+    return Brain(unit, canonical.conform(volume, found.mask, found.pose, unit))
+
+
+def draw(
+    model: HeadModel, volume: Volume, found: Found, looked: Brain, region: str, generator: torch.Generator
+) -> Head:
+    """A head around a brain, and in the region "face" around the rest that is kept."""
+    kept = canonical.conform(volume, found.protected, found.pose, looked.unit) if region == "face" else None
+    return Head(found.pose, generate_field(model, looked.conformed, kept, generator))
+
+
+def load_model(weights: "str | Path | HeadModel | None", device: str) -> HeadModel:
+    """A weight file's model, the package's own if None; a model as it is."""
+    return weights if isinstance(weights, HeadModel) else checkpoint.load(weights, device)
+
+
+def generators(seed: int | None) -> tuple[np.random.SeedSequence, torch.Generator]:
+    """For the noise and for the head. Without a seed, from the system's secure source, and then forgotten.
+
+    Raises:
+        ValueError: for a seed out of range.
+    """
+    if seed is not None and not 0 <= seed < 2**63:
+        raise ValueError(f"the seed is {seed}, choose 0 to 2^63 - 1")
+    noise, head = np.random.SeedSequence(secrets.randbits(128) if seed is None else seed).spawn(2)
+    return noise, torch.Generator().manual_seed(int(head.generate_state(1, np.uint64)[0] >> 1))
+
+
+def usable_device(name: str) -> str:
+    """`name`, or for "auto" the best there is. Raises DeviceError where it is not there."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(n for n in ("cuda", "mps", "cpu") if there[n])
+    if not there.get(name):
+        usable = ", ".join(n for n, yes in there.items() if yes)
+        raise DeviceError(f"there is no device {name!r} here, choose auto or one of {usable}")
+    return name
+
+
+def _brain_mask(given: NDArray | None, volume: Volume, extractor: str, device: str) -> NDArray[np.bool_]:
+    if given is None:
+        return brain.extract_brain(volume, extractor, device)
+    mask = np.asarray(given) != 0
+    if mask.shape != volume.shape:
+        raise BrainMaskError(
+            f"the brain mask has shape {mask.shape}, the scan {volume.shape}; give one on the scan's grid"
+        )
+    return mask
+
+
+def _check_intensities(volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
+    """Refuse a brain without intensities; warn of a scan without a head around it."""
+    inside = volume.data[mask]
+    bad = 1 - float(np.isfinite(inside).mean())
+    if bad > MAX_NOT_FINITE:
+        raise ScanError(
+            f"{bad:.1%} of the brain is NaN or infinite, at most {MAX_NOT_FINITE:.0%} may be; repair the scan"
+        )
+    if not np.ptp(inside[np.isfinite(inside)]) > 0:
+        raise ScanError("all of the brain has one and the same intensity; give the scan itself, not a mask")
+    found = [f"{bad:.2%} of the brain is NaN or infinite; these voxels are kept as they are"] if bad else []
+    if brain.looks_stripped(volume, mask):
+        found.append("there is next to nothing around the brain: the scan seems to be skull-stripped already")
+    return found
+
+
+def _check_pose(pose: canonical.Pose, allow_unusual: bool) -> list[str]:
+    """Refuse a mask that no brain fills, one that leaks into the orbits, say: it would keep what identifies."""
+    found = []
+    if pose.overlap < MIN_OVERLAP:
+        share = f"overlap with a template {pose.overlap:.2f}, at least {MIN_OVERLAP}"
+        found.append(f"the brain mask has the shape of no brain ({share})")
+    if pose.stray_ml > MAX_STRAY_ML:
+        found.append(
+            f"{pose.stray_ml:.0f} ml of the brain mask lie where no brain reaches (at most {MAX_STRAY_ML:.0f} ml)"
+        )
+    if found and not allow_unusual:
+        raise BrainMaskError(
+            f"{'; '.join(found)}; look at the mask, and allow it (--allow-unusual-mask) if it is right"
+        )
+    return found
+
+
+def account(scan: "NiftiScan | NiftiRun", found: Found, options: Options, mask_given: bool, model: HeadModel) -> dict:
+    """What was found and done, in plain figures and words; a secret seed is not in it."""
+    return {
+        "version": __version__,
+        "shape": list(found.mask.shape),
+        "dtype": str(scan.dtype),
+        "voxel_sizes_mm": [round(float(s), 4) for s in voxel_sizes(scan.affine)],
+        "brain_ml": round(float(found.mask.sum()) * voxel_volume_ml(scan.affine), 1),
+        "template_overlap": round(found.pose.overlap, 3),
+        "protected_voxels": int(found.protected.sum()),
+        "replaced_voxels": int(found.protected.size - found.protected.sum()),
+        "brain_extractor": "given mask" if mask_given else options.brain_extractor,
+        "region": options.region,
+        "margin_mm": options.margin_mm,
+        "metadata": "basic" if options.clean_metadata else "keep",
+        "seed": "secret" if options.seed is None else options.seed,
+        "weights_sha256": model.sha256,
+        "warnings": found.warnings,
+    }

@@ -1,0 +1,94 @@
+"""The promises for 4-D files: in every volume, from file to file."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import phantom
+import pytest
+
+from cpmae.errors import ScanError
+from cpmae.files import deidentify_file
+from cpmae.io import forms
+from cpmae.models import checkpoint
+from cpmae.models.head import HeadModel
+from cpmae.options import Options
+from cpmae.pipeline_run import deidentify_run
+from cpmae.verify_run import verify_run
+
+BRIGHTNESS = (1.0, 0.4, 2.5)  # of the volumes
+
+
+@pytest.fixture(scope="module")
+def model() -> HeadModel:
+    return checkpoint.load()
+
+
+def volumes(outside: np.ndarray | None = None) -> np.ndarray:
+    """(X, Y, Z, T) float32; `outside` in place of all that is not brain."""
+    data, brain = phantom.head()
+    data = data if outside is None else np.where(brain, data, outside)
+    rng = np.random.default_rng(0)
+    noise = np.where(brain, rng.normal(0, 2, data.shape), 0)
+    return np.stack([data * b + noise for b in BRIGHTNESS], axis=-1).astype(np.float32)
+
+
+def put(path: Path, data: np.ndarray) -> Path:
+    path.write_bytes(phantom.nifti_bytes_of(data, phantom.ras_affine()))
+    return path
+
+
+def result(path: Path, model: HeadModel) -> np.ndarray:
+    done = deidentify_run(
+        forms.open_scan(path), Options(seed=1, device="cpu"), brain_mask=phantom.head()[1], weights=model
+    )
+    return np.stack(list(done.volumes()), axis=-1)
+
+
+def test_every_volume_keeps_its_brain_and_gets_its_own_intensities(tmp_path: Path, model: HeadModel) -> None:
+    data, brain = volumes(), phantom.head()[1]
+    found = result(put(tmp_path / "run.nii", data), model)
+    assert found[brain].tobytes() == data[brain].tobytes()
+    outside = found[~brain].mean(axis=0)
+    np.testing.assert_allclose(outside / outside[0], np.array(BRIGHTNESS), rtol=0.1)
+    heads = [np.corrcoef(found[~brain][:, 0], found[~brain][:, t])[0, 1] for t in (1, 2)]
+    assert min(heads) > 0.9  # one head for the whole run
+
+
+def test_nothing_else_gets_through(tmp_path: Path, model: HeadModel) -> None:
+    first = result(put(tmp_path / "run.nii", volumes()), model)
+    rng = np.random.default_rng(1)
+    for name, outside in {
+        "noise": rng.normal(300, 200, phantom.SHAPE),
+        "nan": np.full(phantom.SHAPE, np.nan),
+        "someone else": np.roll(phantom.head(seed=3)[0][::-1], 4, axis=1),
+    }.items():
+        again = result(put(tmp_path / "other.nii", volumes(outside)), model)
+        assert again.tobytes() == first.tobytes(), name
+
+
+def test_file_to_file(tmp_path: Path, model: HeadModel) -> None:
+    source = put(tmp_path / "run.nii", volumes().astype(np.int16))
+    brain = tmp_path / "brain.nii"
+    nib.save(nib.Nifti1Image(phantom.head()[1].astype(np.uint8), phantom.ras_affine()), brain)
+    for name in ("one.nii.gz", "two.nii.gz"):
+        deidentify_file(
+            source, tmp_path / name, Options(seed=4), brain_mask=brain, weights=model, picture=tmp_path / f"{name}.png"
+        )
+    assert (tmp_path / "one.nii.gz").read_bytes() == (tmp_path / "two.nii.gz").read_bytes()
+    assert (tmp_path / "one.nii.gz.png").stat().st_size > 10_000
+    checked = verify_run(forms.open_scan(source), forms.open_scan(tmp_path / "one.nii.gz"), phantom.head()[1])
+    assert checked.ok, checked.failures
+    assert b"cpmae" in nib.load(tmp_path / "one.nii.gz").header["descrip"].item()
+
+
+def test_a_bad_volume_leaves_no_file(tmp_path: Path, model: HeadModel) -> None:
+    data = volumes()
+    data[..., 1] = np.where(np.indices(phantom.SHAPE)[0] % 2, np.nan, data[..., 1])
+    source = put(tmp_path / "run.nii", data)
+    brain = tmp_path / "brain.nii"
+    nib.save(nib.Nifti1Image(phantom.head()[1].astype(np.uint8), phantom.ras_affine()), brain)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(ScanError, match="NaN"):
+        deidentify_file(source, tmp_path / "out.nii", Options(seed=4), brain_mask=brain, weights=model)
+    assert set(tmp_path.iterdir()) == before
