@@ -93,8 +93,9 @@ def test_the_masked_autoencoder_sees_the_brain(model: HeadModel) -> None:
 def test_paint_follows_tissues_and_texture() -> None:
     generator = torch.Generator().manual_seed(0)
     paints = torch.rand(len(PAINTS), generator=generator)
-    tissue = torch.randint(len(TISSUES) + 1, (19, 20, 21), generator=generator)
-    fat, mottle = texture((19, 20, 21), generator)
+    tissue = torch.randint(len(TISSUES) + 1, (18, 20, 22), generator=generator)
+    fat, mottle = texture(tissue, generator)
+    assert 0 <= fat.min() and fat.max() <= 1
     painted = paint_labels(tissue.to(torch.uint8), paints, fat, mottle)
     csf, soft = paints[PAINTS.index("csf")], tissue == TISSUES.index("soft tissue")
     torch.testing.assert_close(painted[tissue == BRAIN], csf.expand(int((tissue == BRAIN).sum())))

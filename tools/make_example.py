@@ -38,7 +38,7 @@ def main() -> None:
     brain_means, paints = mprage()
     structure = torch.from_numpy(values & anatomy.STRUCTURE).long()
     tissue = torch.from_numpy(anatomy.outside_tissue())[structure].long()
-    fat, mottle = texture(canonical.GRID_SHAPE, torch.Generator().manual_seed(arguments.seed))
+    fat, mottle = texture(tissue, torch.Generator().manual_seed(arguments.seed))
     outside = paint_labels(tissue, paints, fat, mottle)
     is_brain = structure >= anatomy.N_OUTSIDE
     clean = torch.where(is_brain, brain_means[structure] * (1 + 0.03 * mottle), outside).numpy() * BRIGHTEST

@@ -80,7 +80,8 @@ def paint_head(model: HeadModel, field: Tensor, paints: Tensor, generator: torch
     Returns:
         GRID_SHAPE float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere; CSF in the brain.
     """
-    painted = soft_edges(paint_labels(model.atlas.cpu(), paints, *texture(GRID_SHAPE, generator)))
+    atlas = model.atlas.cpu()
+    painted = soft_edges(paint_labels(atlas, paints, *texture(atlas, generator)))
     return warp_volume(painted[None], dense(field, GRID_SHAPE))[0]
 
 
@@ -93,8 +94,8 @@ def paint_shares(model: HeadModel, field: Tensor, generator: torch.Generator, st
     Yields:
         for each of `PAINTS`, (X / step, Y / step, Z / step) float32.
     """
-    fields = texture(GRID_SHAPE, generator)
     atlas, into = model.atlas.cpu(), dense(field, tuple(n // step for n in GRID_SHAPE))
+    fields = texture(atlas, generator)
     for paint in torch.eye(len(PAINTS)):
         painted = soft_edges(paint_labels(atlas, paint, *fields))[None]
         yield warp_volume(F.avg_pool3d(painted, step) if step > 1 else painted, into)[0]

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from cpmae.models.tissue import PAINTS, TISSUES
 
 # how much each tissue's intensity varies from place to place, relative
-_MOTTLE = {"marrow": 0.25, "skin": 0.2, "mucosa": 0.25, "orbit": 0.3, "soft tissue": 0.12, "bone": 0.3, "blood": 0.3}
+_MOTTLE = {"marrow": 0.25, "skin": 0.2, "mucosa": 0.2, "orbit": 0.3, "soft tissue": 0.12, "bone": 0.3, "blood": 0.3}
+_SUBCUTANEOUS = 0.7  # share of fat in the soft tissue under the skin
 
 
 def random_field(shape: tuple[int, int, int], spacing: int, generator: torch.Generator) -> Tensor:
@@ -23,16 +24,26 @@ def random_field(shape: tuple[int, int, int], spacing: int, generator: torch.Gen
     return fine.div_(fine.std())
 
 
-def texture(shape: tuple[int, int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two fields to paint with: share of fat in soft tissue (0 to 1), and mottle (mean 0, sd 1); (X, Y, Z) float32."""
-    x, y, z = (-(-n // 2) for n in shape)  # nothing here changes within 2 voxels, so it is made at half resolution
-    half = (x, y, z)
-    sheets = random_field(half, 6, generator).add_(random_field(half, 3, generator), alpha=0.35)
+def texture(tissue: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Two fields to paint with: share of fat in soft tissue (0 to 1), and mottle (mean 0, sd 1).
+
+    Fat lies in sheets between muscles, and in a layer of some mm under the skin.
+
+    Args:
+        tissue: (X, Y, Z), even lengths, integer index of `TISSUES` or `BRAIN`.
+
+    Returns:
+        both (X, Y, Z) float32.
+    """
+    x, y, z = (n // 2 for n in tissue.shape)  # nothing here changes within 2 voxels, so it is made at half resolution
+    sheets = random_field((x, y, z), 6, generator).add_(random_field((x, y, z), 3, generator), alpha=0.35)
     fat = sheets.mul_(1 / 0.18).square_().neg_().exp_()
-    fat *= random_field(half, 8, generator).mul_(1.5).sigmoid_()
-    mottle = random_field(half, 3, generator).add_(random_field(half, 2, generator)).mul_(0.7)
-    both = torch.stack([fat, mottle])[None]
-    fat, mottle = F.interpolate(both, scale_factor=2, mode="trilinear")[0, :, : shape[0], : shape[1], : shape[2]]
+    fat *= random_field((x, y, z), 8, generator).mul_(1.5).sigmoid_()
+    skin = F.avg_pool3d((tissue == TISSUES.index("skin")).float()[None, None], 2)
+    near_skin = F.avg_pool3d(skin, 7, 1, 3)[0, 0].mul_(5).clamp_(max=1)
+    fat += (1 - fat) * near_skin * _SUBCUTANEOUS
+    mottle = random_field((x, y, z), 3, generator).add_(random_field((x, y, z), 2, generator)).mul_(0.7)
+    fat, mottle = F.interpolate(torch.stack([fat, mottle])[None], scale_factor=2, mode="trilinear")[0]
     return fat, mottle
 
 

@@ -21,6 +21,8 @@ from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.vqvae import FINE, STEP_MM, BrainVQVAE, NonBrainVQVAE, VQVAEConfig
 from cpmae.training.data import brain_scan
 
+FINE_EVERY = 4  # steps
+
 
 @dataclass  # not frozen: Fabric moves its tensors between devices
 class HeadCodes:
@@ -92,6 +94,7 @@ class MaskedAutoencoder(nn.Module):
         self.coarse = CoarseMAE(config, vqvae)
         self.fine = FineMAE(config, vqvae)
         self.brain_quantizer = FiniteScalarQuantizer(vqvae.brain_levels)
+        self._calls = 0
 
     def forward(self, batch: HeadCodes) -> dict[str, Tensor]:
         """Cross-entropy of the removed codes that are known, at mask ratios as sampling meets them."""
@@ -101,13 +104,18 @@ class MaskedAutoencoder(nn.Module):
         features = self.coarse.features(batch.coarse.masked_fill(removed, self.coarse.mask_id), brain)
         counts = removed & known
         coarse = _surprise(self.coarse.head(features[counts]), batch.coarse[counts])
-        # one head a step is enough for the fine network, which has sixty times the positions
+        return {"coarse": coarse, "fine": self._fine(batch, brain)}
+
+    def _fine(self, batch: HeadCodes, brain: Tensor) -> Tensor:
+        """One head every few steps is enough for the fine network, which has sixty times the positions."""
+        self._calls += 1
+        if self._calls % FINE_EVERY:  # all processes of a distributed run need a gradient for every parameter
+            return sum((p.sum() for p in self.fine.parameters()), start=brain.new_zeros(())) * 0
         removed = random_mask(batch.fine[:1].shape) | ~batch.known[:1]
         masked = batch.fine[:1].masked_fill(removed, self.fine.mask_id)
         features = self.fine.features(masked, batch.coarse[:1], brain[:1])
         counts = removed & batch.known[:1]
-        fine = _surprise(self.fine.head(features[counts]), batch.fine[:1][counts])
-        return {"coarse": coarse, "fine": fine}
+        return _surprise(self.fine.head(features[counts]), batch.fine[:1][counts]) * FINE_EVERY
 
 
 def _surprise(logits: Tensor, codes: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def scan(values: NDArray[np.uint8], rng: np.random.Generator, mask_jitter: float
         grown = F.max_pool3d((brain if rng.random() < 0.6 else ~brain).float()[None], 3, 1, 1)[0] > 0
         brain = grown if bool(grown[brain].all()) else ~grown
     brain_means, paints = (torch.from_numpy(a) for a in draw_contrast(rng))
-    fat, mottle = texture(values.shape, generator)
+    fat, mottle = _texture(tissue, generator)
     outside = paint_labels(tissue, paints, fat, mottle)
     is_brain = structure >= anatomy.N_OUTSIDE
     clean = torch.where(is_brain, brain_means[structure] * (1 + 0.04 * mottle), outside)
@@ -89,6 +89,14 @@ def scan(values: NDArray[np.uint8], rng: np.random.Generator, mask_jitter: float
     noise = torch.randn((2, *values.shape), generator=generator) * sigma
     image = torch.sqrt((clean * bias + noise[0]) ** 2 + noise[1] ** 2).float()
     return SynthHead(image, clean, tissue, brain, in_view, paints)
+
+
+def _texture(tissue: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`paint.texture` of any size."""
+    odd = F.pad(tissue, [p for n in reversed(tissue.shape) for p in (0, n % 2)])
+    x, y, z = tissue.shape
+    fat, mottle = (field[:x, :y, :z] for field in texture(odd, generator))
+    return fat, mottle
 
 
 def _blur(volume: Tensor, sd: float) -> Tensor:
