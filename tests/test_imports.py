@@ -11,10 +11,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "cpmae"
 LEVELS = [
     {"__main__", "cli", "cli_train"},
     {"training", "evaluation"},
-    {"files"},
+    {"files", "study"},
     {"pipeline"},
     {"verify", "report"},
-    {"io", "brain", "canonical", "region", "sampling", "generate", "compose", "metadata"},
+    {"io", "brain", "canonical", "region", "sampling", "generate", "compose", "metadata", "metadata_dicom"},
     {"models"},
     {"volume", "errors"},
 ]
