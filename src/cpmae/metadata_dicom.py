@@ -46,6 +46,9 @@ _PLAIN_TEXT = _tags(
     *("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "SequenceName", "PulseSequenceName"),
     *("ReceiveCoilName", "TransmitCoilName", "ReceiveCoilManufacturerName", "TransmitCoilManufacturerName"),
     *("MultiCoilElementName", "MultiCoilConfiguration", "RescaleType", "StackID", "DimensionDescriptionLabel"),
+    *("ImagedNucleus", "TriggerSourceOrType", "CardiacFramingType", "ContrastBolusRoute", "ImageFilter"),
+    *("ApplicableSafetyStandardDescription", "ASLTechniqueDescription", "ASLCrusherDescription", "TypeOfFilters"),
+    *("ASLBolusCutoffTechnique", "RespiratorySignalSourceID", "ManufacturerRelatedModelGroup", "ConvolutionKernel"),
     *("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning", "LongCodeValue"),
     *("LUTLabel", "LUTExplanation", "WindowCenterWidthExplanation", "PositionReferenceIndicator"),
     "DeidentificationMethod",
@@ -150,7 +153,8 @@ def deidentify_header(whole: Dataset, identity: Identity, patient: str) -> None:
     names = _names(whole) if identity.clean else set()
     _walk(whole, identity, patient, "uids" in identity.retain, names)
     if identity.clean:
-        whole.PatientID = whole.PatientName = identity.patient_id(patient)
+        whole.PatientID = identity.patient_id(patient)
+        whole.PatientName = f"Deidentified^{whole.PatientID}"
         if str(whole.get("PatientAge") or "") > "089Y":
             whole.PatientAge = "090Y"  # so few are older that the age itself identifies
     _new_meta(whole)

@@ -6,6 +6,7 @@ is listed with its reason and left out; the others go on. OUT_DIR appears when a
 
 import re
 import secrets
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -126,7 +127,7 @@ def deidentify_study(
     tell = progress or (lambda stage: None)
     _check_folders(input, output, overwrite)
     check_outputs(
-        [p for p in (brain_mask,) if p],
+        [p for p in (input, brain_mask) if p],
         [p for p in (save_brain_mask,) if p],
         [p for p in (picture,) if p],
         overwrite=overwrite,
@@ -203,7 +204,7 @@ def _all_series(
             if not run.study.allow_burned_in and any(_burned_in(i.header) for i in series.instances):
                 raise ScanError("text is burned into its pixels (BurnedInAnnotation YES), allow it (--allow-burned-in)")
             stacks, warnings = stacks_of(frames_of(series), series.name)
-            reason = no_volume(stacks)
+            reason = no_volume(stacks, series.name)
             if reason:
                 left.append(Left(series.name, len(series.instances), reason))
                 continue
@@ -242,8 +243,6 @@ def _world(series: Series) -> tuple[str, str]:
 
 def _one_series(run: _Run, series: Series, stacks: list[Stack], folder: Path) -> dict[str, Any]:
     """De-identify all volumes of a series and write its instances."""
-    first = series.instances[0].header
-    values, padding = dicom_pixels.value_range(first), dicom_pixels.padding(first)
     pixels: dict[tuple[int, int], NDArray] = {}
     for n, instance in enumerate(series.instances):
         whole = dicom.read_whole(instance.path)
@@ -253,9 +252,7 @@ def _one_series(run: _Run, series: Series, stacks: list[Stack], folder: Path) ->
     for count, stack in enumerate(stacks, 1):
         if len(stacks) > 1:
             run.tell(f"{series.name}, volume {count} of {len(stacks)}")
-        inverted = first.get("PhotometricInterpretation") == "MONOCHROME1"
-        scan = dicom_scan.to_scan(stack, pixels, values, padding, inverted)
-        own, part, account = _volume(run, series, stack, scan, own, pixels, values, padding)
+        own, part, account = _volume(run, series, stack, pixels, own)
         new |= part
         accounts.append(account)
     _write(run, series, folder, new)
@@ -263,18 +260,14 @@ def _one_series(run: _Run, series: Series, stacks: list[Stack], folder: Path) ->
 
 
 def _volume(
-    run: _Run,
-    series: Series,
-    stack: Stack,
-    scan: NiftiScan,
-    own: _Head | None,
-    pixels: dicom_scan.Pixels,
-    values: tuple[int, int],
-    padding: tuple[int, int] | None,
+    run: _Run, series: Series, stack: Stack, pixels: dicom_scan.Pixels, own: _Head | None
 ) -> tuple[_Head, dict[tuple[int, int], NDArray], dict[str, Any]]:
     """A volume's new slices, with the brain of its series or its world, which is found here if it is not known yet."""
     from cpmae import pipeline  # and with it torch, after the questions that need neither
 
+    header = series.instances[stack.frames[0].instance].header
+    values = dicom_pixels.value_range(header)
+    scan = dicom_scan.to_scan(stack, pixels, values, header.get("PhotometricInterpretation") == "MONOCHROME1")
     world = _world(series)
     head = own or run.heads.get(world)
     mask = None
@@ -293,7 +286,7 @@ def _volume(
     done = pipeline.deidentify(scan, brain_mask=mask, weights=run.weights, progress=run.tell, **asdict(options))
     run.warnings += [text for text in (f"{series.name}: {w}" for w in done.warnings) if text not in run.warnings]
     result = done.image.stored
-    new = dicom_scan.from_scan(stack, result, done.protected, pixels, values, padding)
+    new = dicom_scan.from_scan(stack, result, done.protected, pixels, values)
     for frame, slot in zip(stack.frames, stack.slots, strict=True):
         kept, key = done.protected[:, :, slot].T, (frame.instance, frame.index)
         if not np.array_equal(new[key][kept], pixels[key][kept]):
@@ -351,6 +344,19 @@ def _write(run: _Run, series: Series, folder: Path, new: dict[tuple[int, int], N
             whole.save_as(path, enforce_file_format=True)
         except OSError as error:
             raise OutputError(f"{path.name} cannot be written ({error.strerror or error}), free space") from error
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            KeyError,
+            OverflowError,
+            NotImplementedError,
+            struct.error,
+        ) as error:
+            text = str(error).splitlines()[0]
+            raise ScanError(
+                f"{instance.path.name} holds what DICOM does not allow ({text}), export it again"
+            ) from error
         if not np.array_equal(dicom_pixels.get_pixels(dicom.read_whole(path), path.name), np.stack(frames)):
             raise ScanError(f"instance {n + 1} of {series.name} reads otherwise than it was written, and was dropped")
 

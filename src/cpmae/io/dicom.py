@@ -107,8 +107,10 @@ def find_series(folder: Path, files: list[Path] | None = None) -> tuple[list[Ser
         kind = header.get("SOPClassUID", "")
         if kind == MediaStorageDirectoryStorage or path.name == "DICOMDIR":
             left.append(Left(name, 1, "an index of files (DICOMDIR), which would be wrong for the result"))
+        elif not kind:
+            left.append(Left(name, 1, "it says not what it is (SOPClassUID) and seems to be cut off, copy it again"))
         elif kind not in MR_IMAGES:
-            left.append(Left(name, 1, f"no MR image but {getattr(kind, 'name', '') or 'an object of no class'}"))
+            left.append(Left(name, 1, f"no MR image but {kind.name}"))
         elif not header.get("SeriesInstanceUID") or not header.get("StudyInstanceUID"):
             left.append(Left(name, 1, "it names no study or series, export it again"))
         else:

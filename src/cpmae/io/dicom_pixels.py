@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels import pixel_array
+from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -23,7 +23,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from cpmae.errors import ScanError
+from cpmae.errors import MissingExtraError, ScanError
 
 UNCOMPRESSED = (
     ImplicitVRLittleEndian,
@@ -78,10 +78,14 @@ def get_pixels(whole: Dataset, name: str) -> NDArray:
 
     Raises:
         ScanError: if there are none, they are cut off or cannot be decoded.
+        MissingExtraError: if their decoder is not installed.
     """
     if "PixelData" not in whole:
         raise ScanError(f"{name} has no pixels (PixelData), export it again")
     check_storage(whole, name)
+    syntax = whole.file_meta.TransferSyntaxUID
+    if syntax not in UNCOMPRESSED and not get_decoder(syntax).is_available:
+        raise MissingExtraError(f"{name} is compressed ({syntax.name}), which needs pip install 'cpmae[jpeg]'")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of padding after the pixels

@@ -16,9 +16,7 @@ from cpmae.io.nifti import NiftiScan
 Pixels = Mapping[tuple[int, int], NDArray]  # (instance, frame) to stored integers, (rows, columns)
 
 
-def to_scan(
-    stack: Stack, pixels: Pixels, values: tuple[int, int], padding: tuple[int, int] | None, inverted: bool = False
-) -> NiftiScan:
+def to_scan(stack: Stack, pixels: Pixels, values: tuple[int, int], inverted: bool = False) -> NiftiScan:
     """A volume as a scan.
 
     Where slope and intercept are one for all slices the scan holds the stored integers, and else the intensities as
@@ -28,7 +26,6 @@ def to_scan(
         stack: the volume.
         pixels: its slices.
         values: least and greatest integer.
-        padding: integers that are no measurements, from ... to.
         inverted: greater is darker (MONOCHROME1).
     """
     slope, inter = rescale(stack)
@@ -36,15 +33,18 @@ def to_scan(
     if inverted:
         top = max(frame.slope * values[1] + frame.inter for frame in stack.frames)
         slope, inter = -slope, top - inter
+    nothing = -inter / slope  # an intensity of 0, whatever the voxels are
+    nothing = np.clip(round(nothing), *values) if one_rescale(stack) else nothing
     stored = np.zeros(stack.shape, dtype if one_rescale(stack) else np.float32, order="F")
     for frame, slot in zip(stack.frames, stack.slots, strict=True):
         slice_ = pixels[frame.instance, frame.index].T
         if one_rescale(stack):
-            plane = slice_ if padding is None else np.where(_within(slice_, padding), _nothing(stack, values), slice_)
+            plane = slice_
         else:
             plane = slice_ * np.float32(frame.slope) + np.float32(frame.inter)
-            plane = plane if padding is None else np.where(_within(slice_, padding), 0, plane)
-        stored[:, :, slot] = plane
+        stored[:, :, slot] = (
+            plane if frame.padding is None else np.where(_within(slice_, frame.padding), nothing, plane)
+        )
     for before, after in pairwise(stack.slots):
         for slot in range(before + 1, after):
             share = (slot - before) / (after - before)
@@ -81,12 +81,7 @@ def without_holes(scan: NiftiScan, mask: NDArray[np.bool_], stack: Stack) -> tup
 
 
 def from_scan(
-    stack: Stack,
-    result: NDArray,
-    protected: NDArray[np.bool_],
-    pixels: Pixels,
-    values: tuple[int, int],
-    padding: tuple[int, int] | None,
+    stack: Stack, result: NDArray, protected: NDArray[np.bool_], pixels: Pixels, values: tuple[int, int]
 ) -> dict[tuple[int, int], NDArray]:
     """The slices of a result; the inverse of `to_scan`.
 
@@ -94,7 +89,7 @@ def from_scan(
     padding, so that no reader takes the new head for nothing.
 
     Args:
-        stack, pixels, values, padding: as for `to_scan`.
+        stack, pixels, values: as for `to_scan`.
         result: (X, Y, Z), the numbers of a scan that `to_scan` made.
         protected: (X, Y, Z) bool.
     """
@@ -105,8 +100,9 @@ def from_scan(
         if not one_rescale(stack):
             new = np.rint((new - frame.inter) / frame.slope)
         new = np.clip(new, *values)
-        if padding is not None:
-            new[_within(new, padding)] = padding[1] + 1 if padding[1] < values[1] else max(padding[0] - 1, values[0])
+        if frame.padding is not None:
+            low, high = frame.padding
+            new[_within(new, frame.padding)] = high + 1 if high < values[1] else max(low - 1, values[0])
         found[frame.instance, frame.index] = np.where(protected[:, :, slot].T, old, new.astype(old.dtype))
     return found
 
@@ -119,12 +115,6 @@ def one_rescale(stack: Stack) -> bool:
 def rescale(stack: Stack) -> tuple[float, float]:
     """Slope and intercept of the scan, which holds intensities where the slices differ in them."""
     return (stack.frames[0].slope, stack.frames[0].inter) if one_rescale(stack) else (1.0, 0.0)
-
-
-def _nothing(stack: Stack, values: tuple[int, int]) -> int:
-    """The integer nearest to an intensity of 0; it does not depend on any voxel."""
-    slope, inter = rescale(stack)
-    return int(np.clip(round(-inter / slope), *values))
 
 
 def _within(numbers: NDArray, span: tuple[int, int]) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from cpmae.errors import ScanError
 from cpmae.io.dicom import ENHANCED, Series, image_type, number_of
-from cpmae.io.dicom_pixels import check_storage
+from cpmae.io.dicom_pixels import check_storage, padding
 
 MIN_SLICES = 8  # fewer hold no head, but the three planes of a localizer, say
 SAME_DIRECTION = 1e-3  # between components of direction cosines, which files round
@@ -35,6 +35,7 @@ class Frame:
         position, across, down: centre of the first voxel, and the steps to the next column and row, mm, LPS+.
         storage: rows, columns, bits and the like, which are one for all slices of a volume.
         slope, inter: stored * slope + inter gives the intensity.
+        padding: stored integers that are no measurements, from ... to; None if there are none.
         kinds: what the slices of one volume have in common and those of the next have not: echo, b-value, ...
     """
 
@@ -47,6 +48,7 @@ class Frame:
     storage: tuple[Any, ...]
     slope: float
     inter: float
+    padding: tuple[int, int] | None
     kinds: tuple[Any, ...]
 
     @property
@@ -88,6 +90,8 @@ def frames_of(series: Series) -> list[Frame]:
     for n, instance in enumerate(series.instances):
         header, name = instance.header, instance.path.name
         check_storage(header, name)
+        if "MOSAIC" in image_type(header):
+            raise ScanError(f"{name} is a mosaic of slices in one picture, which is not taken; export single slices")
         groups: list[Dataset | None] = [None]
         if header.SOPClassUID in ENHANCED:
             groups = list(header.get("PerFrameFunctionalGroupsSequence") or [])
@@ -148,11 +152,18 @@ def _frame(header: Dataset, group: Dataset | None, name: str, instance: int, ind
         down=down * spacing[0],
         storage=tuple(
             header.get(k)
-            for k in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
-            + ("PhotometricInterpretation", "PixelPaddingValue", "PixelPaddingRangeLimit")
+            for k in (
+                "Rows",
+                "Columns",
+                "BitsAllocated",
+                "BitsStored",
+                "PixelRepresentation",
+                "PhotometricInterpretation",
+            )
         ),
         slope=slope,
         inter=number_of(scale, "RescaleIntercept"),
+        padding=padding(header),
         kinds=(
             kind,
             echo_time,
@@ -191,11 +202,19 @@ def stacks_of(frames: list[Frame], name: str) -> tuple[list[Stack], list[str]]:
     return found, list(dict.fromkeys(warnings))
 
 
-def no_volume(stacks: list[Stack]) -> str | None:
-    """Why these are no head volume; None if one of them may be."""
-    most = max(len(stack.frames) for stack in stacks)
-    if most >= MIN_SLICES:
+def no_volume(stacks: list[Stack], name: str) -> str | None:
+    """Why these are no head volume; None if they may be.
+
+    Raises:
+        ScanError: if some are and some are not.
+    """
+    counts = [len(stack.frames) for stack in stacks]
+    most = max(counts)
+    if min(counts) >= MIN_SLICES:
         return None
+    if most >= MIN_SLICES:
+        odd = sum(n for n in counts if n < MIN_SLICES)
+        raise ScanError(f"{odd} slices of {name} fit no volume with the others (direction, size, bits); take them out")
     places = f"{len(stacks)} directions or sizes" if len(stacks) > 1 else "one direction"
     return f"it is a localizer or a single slice and no volume ({most} slices at most, in {places})"
 
