@@ -87,6 +87,13 @@ def test_nested_unsorted_files_without_suffix_are_sorted_by_position(tmp_path: P
     assert np.array_equal(found.stored, STORED) and np.allclose(found.affine, AFFINE, atol=1e-5)
 
 
+def test_a_second_copy_of_a_slice_is_left_out(tmp_path: Path) -> None:
+    paths = dp.classic(tmp_path, STORED[:, :, :9], AFFINE)
+    (tmp_path / "zz").write_bytes(paths[3].read_bytes())
+    (series,), (left,) = dicom.find_series(tmp_path)
+    assert len(series.instances) == 9 and left.name == "zz" and "a second copy of im0004" in left.reason
+
+
 def test_gantry_tilt_makes_a_skew_grid(tmp_path: Path) -> None:
     skew = AFFINE.copy()
     skew[1, 2] = 0.8  # each slice lies further in front, its normal is still up
@@ -281,6 +288,7 @@ def test_padding_range_and_inverted_grey(tmp_path: Path) -> None:
         ({"BodyPartExamined": "KNEE"}, "no head but KNEE"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "a colour picture (PALETTE COLOR)"),
         ({"SamplesPerPixel": 3}, "a colour picture"),
+        ({"ImagePositionPatient": None}, "say not where they lie"),
     ],
 )
 def test_what_is_no_head_volume(tmp_path: Path, change: dict, words: str) -> None:

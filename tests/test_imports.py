@@ -11,10 +11,21 @@ SOURCE = Path(__file__).parents[1] / "src" / "cpmae"
 LEVELS = [
     {"__main__", "cli", "cli_train"},
     {"training", "evaluation"},
-    {"files", "study"},
+    {"files", "study", "verify_study"},
     {"pipeline"},
     {"verify", "report"},
-    {"io", "brain", "canonical", "region", "sampling", "generate", "compose", "metadata", "metadata_dicom"},
+    {
+        "io",
+        "brain",
+        "canonical",
+        "region",
+        "sampling",
+        "generate",
+        "compose",
+        "metadata",
+        "metadata_dicom",
+        "shared_mask",
+    },
     {"models"},
     {"volume", "errors"},
 ]

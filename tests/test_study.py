@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from pydicom import uid
 from test_cli import contents, run
 from test_metadata_dicom import Plants
 
-from cpmae.io.dicom import find_series
-from cpmae.study import mask_on, t1w_score
+from cpmae.io.dicom import find_series, t1w_score
+from cpmae.shared_mask import mask_on
 
 DATA, BRAIN = phantom.head()
 STORED = np.rint(DATA * 8).astype(np.uint16)
@@ -181,6 +182,67 @@ def test_dcm2niix_reads_the_same_geometry(study: dict[str, Any], tmp_path: Path)
     assert np.array_equal(a[brain], b[brain]) and not np.array_equal(a, b)
 
 
+def test_verify_of_two_folders(study: dict[str, Any], tmp_path: Path) -> None:
+    arguments = ("--brain-mask", study["work"] / "mask.nii.gz")
+    ran = run("verify", study["in"], study["out"], *arguments)
+    assert ran.exit_code == 0 and ran.stdout.count("  verified\n") == 2, ran.output
+    shutil.copytree(study["out"], tmp_path / "out")
+    path = tmp_path / "out" / "study-01" / "series-002" / "0040.dcm"
+    data = pydicom.dcmread(path)
+    data.PixelData = bytes(len(data.PixelData))
+    del data.RecognizableVisualFeatures
+    data.save_as(path)
+    ran = run("verify", study["in"], tmp_path / "out", *arguments, "--json")
+    broken, whole = sorted(json.loads(ran.stdout), key=lambda check: check["ok"])
+    assert ran.exit_code == 1 and whole["ok"] and broken["instances"] == 64
+    assert f"{int(BRAIN[:, :, 39].sum())} of " in broken["failures"][1] and "lack the mark" in broken["failures"][0]
+    ran = run("verify", study["out"], tmp_path / "out")
+    assert ran.exit_code == 1 and "UIDs of the original" in ran.stdout
+
+
+def test_echoes_a_missing_slice_slopes_by_slice_and_kept_metadata(tmp_path: Path) -> None:
+    series, echoes = uid.generate_uid(), (STORED, (STORED * 0.6).astype(np.uint16))
+
+    def change(data: pydicom.Dataset, k: int) -> None:
+        data.RescaleSlope, data.RescaleIntercept, data.PatientComments = 1 + k / 100, 0, "kept"
+
+    for n, stored in enumerate(echoes):
+        paths = dp.classic(
+            tmp_path / "in",
+            stored,
+            AFFINE,
+            change,
+            names=f"{n}-{{:04d}}.dcm",
+            EchoTime=3.0 + n,
+            SeriesInstanceUID=series,
+        )
+        paths[33].unlink()
+    out = tmp_path / "out" / "old.dcm"
+    dp.put(out, secondary_capture())
+    options = ("--metadata", "keep", "--overwrite", "--brain-mask", mask_file(tmp_path))
+    ran = run("deidentify", tmp_path / "in", tmp_path / "out", *options)
+    assert ran.exit_code == 0 and ran.stderr.count("is missing in series 1") == 1, ran.output
+    found = instances(tmp_path / "out")
+    assert len(found) == 126 and not out.exists()
+    brain = BRAIN.copy()
+    for data in found:
+        echo, k = echoes[int(data.EchoTime) - 3], round((data.ImagePositionPatient[2] - AFFINE[2, 3]) / 3)
+        new, old, inside = data.pixel_array.T, echo[:, :, k], brain[:, :, k]
+        assert k != 33 and np.array_equal(new[inside], old[inside])
+        assert inside.all() or np.mean(new[~inside] == old[~inside]) < 0.7
+        assert (data.PatientName, data.PatientComments, data.PatientIdentityRemoved) == ("Doe^Jane", "kept", "NO")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "mask.nii.gz", "out"]
+
+
+def test_a_bad_instance_fails_its_series_and_nothing_is_written(folder: Path) -> None:
+    path = folder / "in" / "im0006"
+    path.write_bytes(path.read_bytes()[:-500])
+    before = contents(folder)
+    ran = run("deidentify", folder / "in", folder / "out")
+    assert ran.exit_code == 1 and "im0006" in ran.stderr and "copy it again" in ran.stderr
+    assert contents(folder) == before
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     dp.classic(tmp_path / "in", STORED[:, :, :12], AFFINE)
@@ -301,6 +363,23 @@ def test_sigterm_in_the_middle_leaves_nothing(folder: Path) -> None:
     assert process.returncode == 143
     started.unlink()
     assert contents(folder) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEG2000Lossless])
+def test_a_compressed_synthetic_head_with_its_brain_searched_for(tmp_path: Path, syntax: uid.UID) -> None:
+    with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as path:
+        image = nib.as_closest_canonical(nib.load(path))
+    stored = np.clip(np.rint(image.get_fdata()), 0, 4095).astype(np.uint16)
+    for path in dp.classic(tmp_path / "in", stored, image.affine):
+        data = pydicom.dcmread(path)
+        plugin = "pydicom" if syntax == uid.RLELossless else "pylibjpeg"
+        data.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
+        data.save_as(path)
+    ran = run("deidentify", tmp_path / "in", tmp_path / "out")
+    assert ran.exit_code == 0, ran.output
+    ran = run("verify", tmp_path / "in", tmp_path / "out")
+    assert ran.exit_code == 0, ran.output
 
 
 @pytest.mark.slow

@@ -211,6 +211,8 @@ def verify(
     from cpmae.verify import verify as compare
 
     _one_of_two(brain_mask, brain_extractor)
+    if original.is_dir() and result.is_dir():
+        return _verify_study(original, result, brain_mask, brain_extractor, as_json)
     first, second = nifti.read(original), nifti.read(result)
     if brain_mask:
         mask = load_brain_mask(brain_mask, first.stored.shape, first.affine)
@@ -221,6 +223,26 @@ def verify(
     found = compare(first, second, mask, separate_files=not original.samefile(result))
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(_in_words(found)))
     raise typer.Exit(0 if found.ok else 1)
+
+
+def _verify_study(
+    original: Path, result: Path, brain_mask: Path | None, brain_extractor: str | None, as_json: bool
+) -> None:
+    """`verify` of two DICOM folders."""
+    from cpmae.verify_study import verify_study
+
+    with _progress() as tell:
+        tell("comparing")
+        found = verify_study(original, result, brain_mask, brain_extractor or "deepbet")
+    if as_json:
+        typer.echo(json.dumps([check.to_json() for check in found], indent=2))
+    else:
+        for check in found:
+            typer.echo(f"{check.name}: {check.instances} instances")
+            for volume in check.volumes:
+                typer.echo("\n".join(f"  {line}" for line in _in_words(volume)[:-1]))
+            typer.echo("  verified" if check.ok else f"  NOT verified: {'; '.join(check.failures)}")
+    raise typer.Exit(0 if all(check.ok for check in found) else 1)
 
 
 @app.command()

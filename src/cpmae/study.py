@@ -4,8 +4,9 @@ Every head series comes back with the same instances and new pixels around the b
 is listed with its reason and left out; the others go on. OUT_DIR appears when all is done, or not at all.
 """
 
-import re
+import os
 import secrets
+import shutil
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,26 +17,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cpmae import __version__
 from cpmae.brain import extract_brain
 from cpmae.errors import CpmaeError, OutputError, ScanError
 from cpmae.files import Options
 from cpmae.io import dicom, dicom_pixels, dicom_scan, nifti
-from cpmae.io.dicom import Left, Series
+from cpmae.io.dicom import Left, Series, t1w_score
 from cpmae.io.dicom_volumes import Stack, frames_of, no_volume, stacks_of
 from cpmae.io.mask import mask_scan
 from cpmae.io.nifti import NiftiScan
 from cpmae.io.together import Writer, check_outputs, write_together
 from cpmae.metadata_dicom import Identity, deidentify_header
-from cpmae.volume import voxel_sizes
+from cpmae.shared_mask import given_mask, mask_on
 
 if TYPE_CHECKING:
     from cpmae.models.head import HeadModel
 
-_T1W = re.compile(r"t1(?!rho)|mp2?rage|spgr|bravo|tfl3d|ir-?fspgr", re.IGNORECASE)
-_NOT_T1W = re.compile(r"t2|flair|dwi|dti|diff|bold|fmri|epi|swi|asl|perf|pd|adc|field|tof|angio|loc|b0", re.IGNORECASE)
+# how pydicom says that an element cannot be understood or written
+_NOT_DICOM = (ValueError, TypeError, AttributeError, KeyError, OverflowError, NotImplementedError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def deidentify_study(
         else:
             heads.append(series)
     one = brain_mask or save_brain_mask or picture
-    if one and len({_world(series) for series in heads}) > 1:
+    if one and len({series.world for series in heads}) > 1:
         raise ScanError(
             f"{input} holds several patients, studies or frames of reference, and {one} is for one T1w; give them apart"
         )
@@ -179,6 +179,8 @@ def _check_folders(input: Path, output: Path, overwrite: bool) -> None:
         raise OutputError(f"{output} is, holds or lies in the input {input}, choose a folder apart from it")
     if not target.parent.is_dir():
         raise OutputError(f"the folder {output.parent} does not exist, make it first")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {output.parent} is not writable, choose another one")
     if not output.exists():
         return
     if not output.is_dir():
@@ -213,6 +215,8 @@ def _all_series(
             if isinstance(error, OutputError):
                 raise
             failed.append(Left(series.name, len(series.instances), str(error)))
+            if (tree / places[series.uid]).exists():
+                shutil.rmtree(tree / places[series.uid])  # what was written before the error
             continue
         run.warnings += [w for w in warnings if w not in run.warnings]
         entries.append({"name": series.name, "folder": places[series.uid], **entry})
@@ -223,30 +227,9 @@ def _burned_in(header: Any) -> bool:
     return str(header.get("BurnedInAnnotation", "NO")).upper() == "YES"
 
 
-def t1w_score(series: Series) -> float:
-    """How much a series looks like the T1w of its study, whose brain is found best; from headers alone."""
-    first = series.instances[0].header
-    text = " ".join(str(first.get(k) or "") for k in ("SeriesDescription", "ProtocolName", "SequenceName"))
-    score = 4.0 * bool(_T1W.search(text)) - 4.0 * bool(_NOT_T1W.search(text))
-    echo, repetition = dicom.number_of(first, "EchoTime"), dicom.number_of(first, "RepetitionTime")
-    score += 2 if 0 < echo < 15 and 0 < repetition < 3500 else -3 if echo > 40 else 0
-    score += 2 * (str(first.get("MRAcquisitionType", "")) == "3D")
-    score -= 2 * (dicom.image_type(first)[:1] == ["DERIVED"])
-    frames = sum(dicom.number_of(i.header, "NumberOfFrames", 1) for i in series.instances)
-    return score + min(frames, 400) / 1000  # of two alike, the one with more slices
-
-
-def _world(series: Series) -> tuple[str, str]:
-    """Series of one world share a brain mask; without a frame of reference each has its own."""
-    return series.patient, series.frame or series.uid
-
-
 def _one_series(run: _Run, series: Series, stacks: list[Stack], folder: Path) -> dict[str, Any]:
     """De-identify all volumes of a series and write its instances."""
-    pixels: dict[tuple[int, int], NDArray] = {}
-    for n, instance in enumerate(series.instances):
-        whole = dicom.read_whole(instance.path)
-        pixels |= {(n, i): plane for i, plane in enumerate(dicom_pixels.get_pixels(whole, instance.path.name))}
+    pixels = dicom_scan.read_pixels(series)
     new: dict[tuple[int, int], NDArray] = {}
     accounts, own = [], None
     for count, stack in enumerate(stacks, 1):
@@ -268,13 +251,13 @@ def _volume(
     header = series.instances[stack.frames[0].instance].header
     values = dicom_pixels.value_range(header)
     scan = dicom_scan.to_scan(stack, pixels, values, header.get("PhotometricInterpretation") == "MONOCHROME1")
-    world = _world(series)
+    world = series.world
     head = own or run.heads.get(world)
     mask = None
     if head:
         mask = mask_on(head.mask, head.affine, stack.shape, stack.affine)
     elif run.given_mask:
-        mask = _given_mask(run.given_mask, scan)
+        mask = given_mask(run.given_mask, scan)
     elif stack.holes:  # the pipeline would find the brain too, and keep what is interpolated from around it
         device = run.options.device if run.options.device != "auto" else "cpu"
         mask = extract_brain(scan.scaled(), run.options.brain_extractor, device)
@@ -298,66 +281,25 @@ def _volume(
     return head, new, account
 
 
-def mask_on(
-    mask: NDArray[np.bool_], affine: NDArray[np.float64], shape: tuple[int, int, int], new_affine: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    """A mask on another grid of the same world: True where at least half of the voxel is in it.
-
-    Args:
-        mask: (X, Y, Z) bool with its `affine`, voxel to world, mm.
-        shape, new_affine: the other grid.
-    """
-    if mask.shape == shape and np.allclose(affine, new_affine, atol=1e-4):
-        return mask
-    to_old = np.linalg.inv(affine) @ new_affine
-    steps = np.maximum(1, np.rint(voxel_sizes(to_old))).astype(int)
-    source, total = mask.astype(np.float32), np.zeros(shape, np.float32)
-    for shift in np.ndindex(*steps):
-        offset = to_old[:3, :3] @ ((np.array(shift) + 0.5) / steps - 0.5) + to_old[:3, 3]
-        total += ndimage.affine_transform(source, to_old[:3, :3], offset, shape, order=1, mode="constant")
-    return total >= 0.5 * steps.prod()
-
-
-def _given_mask(path: Path, scan: NiftiScan) -> NDArray[np.bool_]:
-    """A mask whose file has the scan's grid, perhaps with other axes, as converters turn them."""
-    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
-
-    from cpmae.brain import check_given_mask
-
-    given = nifti.load(path)
-    change = ornt_transform(io_orientation(given.affine), io_orientation(scan.affine))
-    turned = apply_orientation(given.stored, change)
-    affine = given.affine @ inv_ornt_aff(change, given.stored.shape)
-    return check_given_mask(replace(given, stored=turned, affine=affine), path.name, scan.stored.shape, scan.affine)
-
-
 def _write(run: _Run, series: Series, folder: Path, new: dict[tuple[int, int], NDArray]) -> None:
     """The instances of a series with new pixels and headers, each read again to see that it holds what it should."""
     folder.mkdir(parents=True)
     for n, instance in enumerate(series.instances):
         whole = dicom.read_whole(instance.path)
-        frames = [new[n, i] for i in range(sum(1 for key in new if key[0] == n))]
-        dicom_pixels.put_pixels(whole, np.stack(frames))
-        deidentify_header(whole, run.identity, series.patient)
+        frames = np.stack([new[n, i] for i in range(sum(1 for key in new if key[0] == n))])
         path = folder / f"{n + 1:04d}.dcm"
         try:
+            dicom_pixels.put_pixels(whole, frames)
+            deidentify_header(whole, run.identity, series.patient)
             whole.save_as(path, enforce_file_format=True)
         except OSError as error:
             raise OutputError(f"{path.name} cannot be written ({error.strerror or error}), free space") from error
-        except (
-            ValueError,
-            TypeError,
-            AttributeError,
-            KeyError,
-            OverflowError,
-            NotImplementedError,
-            struct.error,
-        ) as error:
+        except _NOT_DICOM as error:
             text = str(error).splitlines()[0]
             raise ScanError(
                 f"{instance.path.name} holds what DICOM does not allow ({text}), export it again"
             ) from error
-        if not np.array_equal(dicom_pixels.get_pixels(dicom.read_whole(path), path.name), np.stack(frames)):
+        if not np.array_equal(dicom_pixels.get_pixels(dicom.read_whole(path), path.name), frames):
             raise ScanError(f"instance {n + 1} of {series.name} reads otherwise than it was written, and was dropped")
 
 

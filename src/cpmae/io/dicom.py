@@ -4,6 +4,7 @@ Only headers are read here; pixels are the matter of `dicom_pixels`, geometry of
 """
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ _SORTS = {
     "SCREENSHOT": "a screenshot",
     "POSDISP": "a screenshot",
 }
+_T1W = re.compile(r"t1(?!rho)|mp2?rage|spgr|bravo|tfl3d|ir-?fspgr", re.IGNORECASE)
+_NOT_T1W = re.compile(r"t2|flair|dwi|dti|diff|bold|fmri|epi|swi|asl|perf|pd|adc|field|tof|angio|loc|b0", re.IGNORECASE)
 _TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
     *("PatientID", "IssuerOfPatientID", "PatientName", "Modality", "SeriesNumber", "InstanceNumber"),
@@ -75,6 +78,11 @@ class Series:
     name: str
     instances: tuple[Instance, ...]
 
+    @property
+    def world(self) -> tuple[str, str]:
+        """Series of one world lie in one head; without a frame of reference each has its own."""
+        return self.patient, self.frame or self.uid
+
 
 @dataclass(frozen=True)
 class Left:
@@ -85,19 +93,19 @@ class Left:
     reason: str
 
 
-def find_series(folder: Path, files: list[Path] | None = None) -> tuple[list[Series], list[Left]]:
+def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
     """All series of MR images below a folder, by study and number, and whatever else lies there.
 
     Args:
         folder: looked through with all folders below it; links to folders are not followed.
-        files: look at these alone.
 
     Raises:
         ScanError: if there is no DICOM file at all, or the folder cannot be read.
     """
     found: dict[str, list[Instance]] = {}
     left: list[Left] = []
-    for path in files if files is not None else _files(folder):
+    seen: dict[str, str] = {}
+    for path in _files(folder):
         name = str(path.relative_to(folder))
         try:
             header = read_header(path)
@@ -114,7 +122,11 @@ def find_series(folder: Path, files: list[Path] | None = None) -> tuple[list[Ser
         elif not header.get("SeriesInstanceUID") or not header.get("StudyInstanceUID"):
             left.append(Left(name, 1, "it names no study or series, export it again"))
         else:
-            found.setdefault(str(header.SeriesInstanceUID), []).append(Instance(path, header))
+            twin = seen.setdefault(str(header.get("SOPInstanceUID", name)), name)
+            if twin != name:
+                left.append(Left(name, 1, f"a second copy of {twin} (SOPInstanceUID)"))
+            else:
+                found.setdefault(str(header.SeriesInstanceUID), []).append(Instance(path, header))
     if not found and not left:
         raise ScanError(f"{folder} holds no files, give a folder of DICOM files")
     if not found and all("is no DICOM file" in item.reason for item in left):
@@ -211,6 +223,8 @@ def no_head(series: Series) -> str | None:
     part = str(first.get("BodyPartExamined", "") or "").upper()
     if part and not any(known in part for known in HEAD_PARTS):
         return f"it shows no head but {part} (BodyPartExamined)"
+    if first.SOPClassUID not in ENHANCED and not any(i.header.get("ImagePositionPatient") for i in series.instances):
+        return "its pictures say not where they lie, and make no volume"
     sorts = {v for i in series.instances for v in image_type(i.header)}
     for value, what in _SORTS.items():
         if value in sorts:
@@ -221,3 +235,16 @@ def no_head(series: Series) -> str | None:
     if not photometric <= {"MONOCHROME1", "MONOCHROME2"}:
         return f"it is a colour picture ({', '.join(sorted(photometric))})"
     return None
+
+
+def t1w_score(series: Series) -> float:
+    """How much a series looks like the T1w of its study, whose brain is found best; from headers alone."""
+    first = series.instances[0].header
+    text = " ".join(str(first.get(k) or "") for k in ("SeriesDescription", "ProtocolName", "SequenceName"))
+    score = 4.0 * bool(_T1W.search(text)) - 4.0 * bool(_NOT_T1W.search(text))
+    echo, repetition = number_of(first, "EchoTime"), number_of(first, "RepetitionTime")
+    score += 2 if 0 < echo < 15 and 0 < repetition < 3500 else -3 if echo > 40 else 0
+    score += 2 * (str(first.get("MRAcquisitionType", "")) == "3D")
+    score -= 2 * (image_type(first)[:1] == ["DERIVED"])
+    frames = sum(number_of(i.header, "NumberOfFrames", 1) for i in series.instances)
+    return score + min(frames, 400) / 1000  # of two alike, the one with more slices

@@ -10,10 +10,25 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from cpmae.io import dicom, dicom_pixels
+from cpmae.io.dicom import Series
 from cpmae.io.dicom_volumes import Stack
 from cpmae.io.nifti import NiftiScan
 
 Pixels = Mapping[tuple[int, int], NDArray]  # (instance, frame) to stored integers, (rows, columns)
+
+
+def read_pixels(series: Series) -> dict[tuple[int, int], NDArray]:
+    """The slices of a series as stored integers.
+
+    Raises:
+        ScanError, MissingExtraError: as `dicom_pixels.get_pixels`.
+    """
+    found: dict[tuple[int, int], NDArray] = {}
+    for n, instance in enumerate(series.instances):
+        planes = dicom_pixels.get_pixels(dicom.read_whole(instance.path), instance.path.name)
+        found |= {(n, i): plane for i, plane in enumerate(planes)}
+    return found
 
 
 def to_scan(stack: Stack, pixels: Pixels, values: tuple[int, int], inverted: bool = False) -> NiftiScan:
