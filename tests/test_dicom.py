@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.data import get_testdata_file
 
-from cpmae.errors import ScanError
+from cpmae.errors import CpmaeError, ScanError
 from cpmae.io import dicom, dicom_pixels, dicom_scan
 from cpmae.io.dicom_volumes import Stack, frames_of, no_volume, stacks_of
 
@@ -339,3 +339,33 @@ def test_lossy_and_cut_off_pixels(tmp_path: Path) -> None:
     lossy.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
     with pytest.raises(ScanError, match="compressed with losses"):
         dicom_pixels.get_pixels(lossy, path.name)
+
+
+@pytest.mark.parametrize("kind", ["classic", "enhanced"])
+def test_damaged_files_raise_sentences_and_nothing_else(tmp_path: Path, kind: str) -> None:
+    thin = STORED[::4, ::4, 20:29].copy()
+    if kind == "classic":
+        whole = dp.classic(tmp_path / "whole", thin[:, :, :1], AFFINE)[0].read_bytes()
+    else:
+        whole = dp.enhanced(tmp_path / "whole" / "all.dcm", thin, AFFINE).read_bytes()
+    rng, handled, refused = np.random.default_rng(7), 0, 0
+    header = len(whole) - thin[:, :, 0].nbytes * (1 if kind == "classic" else 9)
+    (tmp_path / "bad").mkdir()
+    for trial in range(150):
+        raw = bytearray(whole)
+        if trial % 3 == 0:
+            del raw[rng.integers(1, len(raw)) :]
+        for place in rng.integers(128, header, trial % 3 * 2):
+            raw[min(place, len(raw) - 1)] = rng.integers(256)
+        (tmp_path / "bad" / "file").write_bytes(raw)
+        try:
+            for series in dicom.find_series(tmp_path / "bad")[0]:
+                if not dicom.no_head(series):
+                    stacks, _ = stacks_of(frames_of(series), series.name)
+                    no_volume(stacks, series.name)
+                    dicom_scan.read_pixels(series)
+            handled += 1
+        except CpmaeError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert handled > 20 and refused > 20

@@ -413,7 +413,8 @@ def test_both_real_series_come_back_complete(shared: Path, tmp_path: Path) -> No
             b"20120414",
             b"GAGOSKI",
             b"Example General",
-            b"35235",
+            b"MRC35235",
+            b".35235.",
             b"MEMPRAGE",
         )
         assert not [word for word in words if word in raw]

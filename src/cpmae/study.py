@@ -7,7 +7,6 @@ is listed with its reason and left out; the others go on. OUT_DIR appears when a
 import os
 import secrets
 import shutil
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -33,9 +32,6 @@ from cpmae.shared_mask import given_mask, mask_on
 
 if TYPE_CHECKING:
     from cpmae.models.head import HeadModel
-
-# how pydicom says that an element cannot be understood or written
-_NOT_DICOM = (ValueError, TypeError, AttributeError, KeyError, OverflowError, NotImplementedError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -294,7 +290,7 @@ def _write(run: _Run, series: Series, folder: Path, new: dict[tuple[int, int], N
             whole.save_as(path, enforce_file_format=True)
         except OSError as error:
             raise OutputError(f"{path.name} cannot be written ({error.strerror or error}), free space") from error
-        except _NOT_DICOM as error:
+        except dicom.DAMAGE as error:
             text = str(error).splitlines()[0]
             raise ScanError(
                 f"{instance.path.name} holds what DICOM does not allow ({text}), export it again"

@@ -5,23 +5,31 @@ Only headers are read here; pixels are the matter of `dicom_pixels`, geometry of
 
 import os
 import re
+import struct
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import (
     EnhancedMRImageStorage,
     LegacyConvertedEnhancedMRImageStorage,
     MediaStorageDirectoryStorage,
     MRImageStorage,
+    UID_dictionary,
 )
 
 from cpmae.errors import ScanError
 
+# how pydicom says that it cannot understand or write an element
+DAMAGE = (
+    *(EOFError, ValueError, KeyError, NotImplementedError, AttributeError, TypeError, RecursionError, OverflowError),
+    *(struct.error, BytesLengthException),
+)
 ENHANCED = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 MR_IMAGES = (MRImageStorage, *ENHANCED)
 HEAD_PARTS = ("HEAD", "BRAIN", "SKULL", "FACE", "ORBIT", "EYE", "EAR", "IAC", "PITUITARY", "SELLA", "SINUS", "TMJ")
@@ -115,10 +123,10 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
         kind = header.get("SOPClassUID", "")
         if kind == MediaStorageDirectoryStorage or path.name == "DICOMDIR":
             left.append(Left(name, 1, "an index of files (DICOMDIR), which would be wrong for the result"))
-        elif not kind:
+        elif not kind or not isinstance(kind, str):
             left.append(Left(name, 1, "it says not what it is (SOPClassUID) and seems to be cut off, copy it again"))
         elif kind not in MR_IMAGES:
-            left.append(Left(name, 1, f"no MR image but {kind.name}"))
+            left.append(Left(name, 1, f"no MR image but {UID_dictionary.get(kind, (kind,))[0]}"))
         elif not header.get("SeriesInstanceUID") or not header.get("StudyInstanceUID"):
             left.append(Left(name, 1, "it names no study or series, export it again"))
         else:
@@ -150,7 +158,7 @@ def read_header(path: Path) -> Dataset:
     Raises:
         ScanError: if the file is not DICOM or damaged; the sentence begins with its name.
     """
-    return _read(path, specific_tags=_TAGS, stop_before_pixels=True)
+    return _read(path, whole=False, specific_tags=_TAGS, stop_before_pixels=True)
 
 
 def read_whole(path: Path) -> Dataset:
@@ -159,10 +167,10 @@ def read_whole(path: Path) -> Dataset:
     Raises:
         ScanError: as `read_header`.
     """
-    return _read(path)
+    return _read(path, whole=True)
 
 
-def _read(path: Path, **arguments: object) -> Dataset:
+def _read(path: Path, whole: bool, **arguments: object) -> Dataset:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of values that break rules of the standard; they are kept as they are
@@ -172,12 +180,17 @@ def _read(path: Path, **arguments: object) -> Dataset:
                 found = pydicom.dcmread(path, force=True, **arguments)  # type: ignore[arg-type]
                 if "SOPClassUID" not in found:  # a data set without the preamble has one, other files do not
                     raise
+            if not whole:
+                deque(found.iterall(), 0)  # elements are understood when they are asked for: ask here, once for all
     except InvalidDicomError as error:
         raise ScanError(f"{path.name} is no DICOM file") from error
-    except (EOFError, ValueError, KeyError, NotImplementedError, AttributeError, TypeError, RecursionError) as error:
-        raise ScanError(f"{path.name} is truncated or damaged ({error}), copy it again") from error
+    except DAMAGE as error:
+        text = " ".join(str(error).splitlines()[:1])
+        raise ScanError(f"{path.name} is truncated or damaged ({text}), copy it again") from error
     except OSError as error:
-        raise ScanError(f"{path.name} cannot be read ({error.strerror or error}), check its permissions") from error
+        if error.errno is None:  # pydicom's word for a file that ends too early
+            raise ScanError(f"{path.name} is truncated or damaged ({error}), copy it again") from error
+        raise ScanError(f"{path.name} cannot be read ({error.strerror}), check its permissions") from error
     if "TransferSyntaxUID" not in found.file_meta:
         implicit, little = found.original_encoding
         found.file_meta.TransferSyntaxUID = (

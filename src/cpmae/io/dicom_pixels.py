@@ -48,8 +48,10 @@ def check_storage(header: Dataset, name: str) -> None:
         raise ScanError(f"{name} is compressed with losses or in an unknown way ({syntax.name}), export it losslessly")
     if str(header.get("LossyImageCompression", "00") or "00") == "01":
         raise ScanError(f"{name} was compressed with losses before (LossyImageCompression 01), export the original")
+    if not all(isinstance(header.get(keyword), int) and header[keyword].value > 0 for keyword in ("Rows", "Columns")):
+        raise ScanError(f"{name} has {header.get('Rows')} rows and {header.get('Columns')} columns, export it again")
     cell, bits = header.get("BitsAllocated"), header.get("BitsStored")
-    if cell not in (8, 16, 32) or not bits or not 2 <= bits <= cell:
+    if cell not in (8, 16, 32) or not isinstance(bits, int) or not 2 <= bits <= cell:
         raise ScanError(f"{name} has {bits} bits in cells of {cell}, export it with 8, 16 or 32 bits a voxel")
     if header.get("HighBit", bits - 1) != bits - 1:
         raise ScanError(f"{name} has {bits} bits up to bit {header.HighBit}, export it with the lowest bits in use")
