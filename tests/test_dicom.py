@@ -1,5 +1,7 @@
 """Reading and writing DICOM: every stored integer on its way, and the grid that positions make."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import dicom_phantom as dp
@@ -233,6 +235,18 @@ def test_an_image_that_others_compressed(name: str) -> None:
     expected = dicom_pixels.get_pixels(dicom.read_whole(plain), plain.name)
     assert np.ptp(expected) > 100
     assert np.array_equal(dicom_pixels.get_pixels(dicom.read_whole(other), name), expected)
+
+
+@pytest.mark.parametrize(("tool", "syntax"), [("dcmcjpeg", uid.JPEGLosslessSV1), ("dcmcjpls", uid.JPEGLSLossless)])
+def test_every_integer_survives_jpeg(tmp_path: Path, tool: str, syntax: uid.UID) -> None:
+    pytest.importorskip("libjpeg")
+    if not shutil.which(tool):
+        pytest.skip(f"{tool} of Debian's dcmtk is not installed")
+    (path,) = dp.classic(tmp_path, STORED[:, :, 30:31], AFFINE)
+    subprocess.run([tool, path, tmp_path / "packed.dcm"], check=True)
+    packed = dicom.read_whole(tmp_path / "packed.dcm")
+    assert packed.file_meta.TransferSyntaxUID == syntax
+    assert np.array_equal(dicom_pixels.get_pixels(packed, "packed.dcm")[0].T, STORED[:, :, 30])
 
 
 def test_bits_above_the_stored_ones_can_hold_a_picture_and_go(tmp_path: Path) -> None:

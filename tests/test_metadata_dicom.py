@@ -86,6 +86,9 @@ def fill(data: Dataset, plants: Plants, depth: int = 0) -> None:
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = plants(), "99HOSPITAL", plants()
     data.ProcedureCodeSequence = Sequence([code])
+    nobodys = Dataset()
+    nobodys.CodeMeaning = plants()
+    data.RequestedProcedureCodeSequence = Sequence([nobodys])
 
 
 def planted(enhanced: bool, tmp_path: Path) -> tuple[Dataset, Plants]:
@@ -132,6 +135,15 @@ def test_no_planted_identifier_survives(tmp_path: Path, enhanced: bool) -> None:
     kept = ("Rows", "Columns", "BitsStored", "Manufacturer", "ManufacturerModelName", "MagneticFieldStrength")
     assert all(keyword in again for keyword in kept)
     assert "SmallestImagePixelValue" not in again and "LargestImagePixelValue" not in again
+
+
+def test_a_public_code_stays(tmp_path: Path) -> None:
+    data = pydicom.dcmread(dp.classic(tmp_path, STORED, AFFINE)[0])
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "69536005", "SCT", "Head"
+    data.AnatomicRegionSequence = Sequence([code])
+    deidentify_header(data, Identity(), "someone")
+    assert data.AnatomicRegionSequence[0].CodeMeaning == "Head"
 
 
 def test_a_name_in_text_that_stays_goes_too(tmp_path: Path) -> None:

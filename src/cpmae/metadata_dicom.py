@@ -251,9 +251,9 @@ def _shift(element: DataElement, by: timedelta) -> bool:
 
 
 def _plain_codes(element: DataElement) -> bool:
-    """False for a sequence of codes of a scheme that only one hospital has: their meaning can be anything."""
-    schemes = (str(item.get("CodingSchemeDesignator", "DCM")) for item in element.value)
-    return all(scheme in _SCHEMES for scheme in schemes)
+    """False for a sequence of codes of no scheme, or one that only one hospital has: their meaning can be anything."""
+    codes = [item for item in element.value if "CodeMeaning" in item or "CodeValue" in item]
+    return all(str(code.get("CodingSchemeDesignator", "")) in _SCHEMES for code in codes)
 
 
 def _names(whole: Dataset) -> set[str]:
