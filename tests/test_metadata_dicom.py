@@ -149,8 +149,10 @@ def test_a_public_code_stays(tmp_path: Path) -> None:
 def test_a_name_in_text_that_stays_goes_too(tmp_path: Path) -> None:
     data = pydicom.dcmread(dp.classic(tmp_path, STORED, AFFINE)[0])
     data.SequenceName, data.SoftwareVersions = "t1_doe_42", "1.0"  # the phantom's name is Doe^Jane
+    data.ReceiveCoilName, data.TransmitCoilName = "does", "of MRN 0042"
     deidentify_header(data, Identity(), "someone")
-    assert "SequenceName" not in data and data.SoftwareVersions == "1.0" and data.ImagedNucleus == "1H"
+    assert "SequenceName" not in data and "TransmitCoilName" not in data and data.ReceiveCoilName == "does"
+    assert data.SoftwareVersions == "1.0" and data.ImagedNucleus == "1H"
 
 
 @pytest.mark.parametrize("clean", [True, False], ids=["basic", "keep"])

@@ -7,6 +7,7 @@ first level. What the table does not name is kept only if it is a number, a code
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -257,14 +258,18 @@ def _plain_codes(element: DataElement) -> bool:
 
 
 def _names(whole: Dataset) -> set[str]:
-    """Words that identify, from where the standard wants them, to be looked for elsewhere; lower case."""
+    """What identifies, from where the standard wants it, to be looked for elsewhere; lower case, no punctuation."""
     found = set()
     for element in _elements(whole):
         if element.VR == "PN" or element.tag in _IDENTIFIERS:
             values = element.value if element.VM > 1 else [element.value]
-            for value in (str(v).lower() for v in values if v):
-                found |= set(value.replace("^", " ").replace("=", " ").split()) if element.VR == "PN" else {value}
-    return {name for name in found if len(name) > 2}
+            for text in (_words(str(value)) for value in values if value):
+                found |= set(text.split()) if element.VR == "PN" else {text}
+    return {f" {name.strip()} " for name in found if len(name.strip()) > 2}
+
+
+def _words(text: str) -> str:
+    return " " + re.sub(r"[\W_]+", " ", text.lower()) + " "
 
 
 _IDENTIFIERS = _tags(
@@ -284,7 +289,7 @@ def _elements(data: Dataset) -> Iterator[DataElement]:
 
 
 def _holds_a_name(element: DataElement, names: set[str]) -> bool:
-    text = str(element.value).lower()
+    text = _words(str(element.value))
     return any(name in text for name in names)
 
 
