@@ -9,6 +9,7 @@ import sys
 import time
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dicom_phantom as dp
@@ -22,8 +23,10 @@ from pydicom import uid
 from test_cli import contents, run
 from test_metadata_dicom import Plants
 
+from cpmae.errors import OutputError
 from cpmae.io.dicom import find_series, t1w_score
 from cpmae.shared_mask import mask_on
+from cpmae.study import _put_in_place
 
 DATA, BRAIN = phantom.head()
 STORED = np.rint(DATA * 8).astype(np.uint16)
@@ -341,6 +344,15 @@ def test_a_mask_on_another_grid_of_the_same_world(orientation: str) -> None:
     thick = affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 3, 1], [0, 0, 0, 1.0]])
     third = mask_on(mask, affine, (*mask.shape[:2], mask.shape[2] // 3), thick)
     assert abs(3 * third.sum() / mask.sum() - 1) < 0.05
+
+
+def test_an_old_result_comes_back_if_the_new_one_cannot_take_its_place(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old.dcm").write_bytes(b"kept")
+    run_ = SimpleNamespace(heads={})
+    with pytest.raises(OutputError, match="out cannot be written"):
+        _put_in_place(run_, tmp_path / "no tree", tmp_path / "out", None, None, tmp_path / "aside")  # type: ignore[arg-type]
+    assert contents(tmp_path).keys() == {"out", "out/old.dcm"}
 
 
 def test_sigterm_in_the_middle_leaves_nothing(folder: Path) -> None:
