@@ -145,7 +145,7 @@ def test_scans_that_are_no_file(folder: Path) -> None:
     before = contents(folder)
     missing = folder / "none.nii.gz"
     assert_refused(run("deidentify", missing, folder / "out.nii"), folder, before, str(missing), "does not exist")
-    assert_refused(run("deidentify", folder / "dicom", folder / "out.nii"), folder, before, "is a folder", "give one")
+    assert_refused(run("deidentify", folder / "dicom", folder / "out"), folder, before, "holds no files", "DICOM")
     assert_refused(run("verify", missing, folder / "scan.nii"), folder, before, str(missing), "does not exist")
 
 

@@ -11,12 +11,15 @@ SOURCE = Path(__file__).parents[1] / "src" / "cpmae"
 LEVELS = [
     {"__main__", "cli", "cli_train"},
     {"training", "evaluation"},
-    {"files"},
+    {"files", "study", "verify_study"},
     {"pipeline", "pipeline_run"},
     {"steps"},
     {"verify", "verify_run", "report"},
     {"compare"},
-    {"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose", "metadata"},
+    {
+        *{"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose"},
+        *{"metadata", "metadata_dicom", "shared_mask"},
+    },
     {"models"},
     {"volume", "errors", "options"},
 ]

@@ -26,6 +26,7 @@ from scipy import ndimage
 
 from cpmae.errors import BrainMaskError, MissingExtraError
 from cpmae.io import forms
+from cpmae.io.nifti import NiftiScan
 from cpmae.volume import Volume, voxel_volume_ml
 
 EXTRACTORS = ("deepbet", "robex", "hd-bet")
@@ -87,7 +88,13 @@ def load_brain_mask(
         ScanError: if the file cannot be read.
         BrainMaskError: if it is on another grid, empty, all of the volume, or holds NaN.
     """
-    scan, name = forms.read(path, checked=False), Path(path).name
+    return check_given_mask(forms.read(path, checked=False), Path(path).name, shape, affine)
+
+
+def check_given_mask(
+    scan: NiftiScan, name: str, shape: tuple[int, int, int], affine: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """As `load_brain_mask`, of a mask that was read already; `name` is for messages."""
     if scan.stored.shape != tuple(shape):
         raise BrainMaskError(
             f"{name} has shape {scan.stored.shape} and the scan {tuple(shape)}, resample it to the scan's grid"

@@ -5,8 +5,9 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +20,7 @@ from cpmae.cli_train import train
 from cpmae.errors import CpmaeError
 
 if TYPE_CHECKING:
+    from cpmae.files import Options
     from cpmae.verify import Verification
     from cpmae.verify_run import RunVerification
 
@@ -79,6 +81,17 @@ BrainExtractor = Annotated[
         help="What finds the brain: deepbet (the default), robex, hd-bet, or 'command:TOOL {input} {mask}'.",
     ),
 ]
+
+
+class Retain(StrEnum):
+    """What of a DICOM header may stay; typer takes no list of literals."""
+
+    dates = "dates"
+    patient = "patient"
+    device = "device"
+    uids = "uids"
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")]
 
 
@@ -86,9 +99,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to s
 def deidentify(
     input: Annotated[
         Path,
-        typer.Argument(help="The scan: .nii, .nii.gz, .mgz, .mgh, or one of a pair .hdr/.img.", show_default=False),
+        typer.Argument(
+            help="The scan: .nii, .nii.gz, .mgz, .mgh, one of a pair .hdr/.img; or a DICOM folder.", show_default=False
+        ),
     ],
-    output: Annotated[Path, typer.Argument(help="The result: .nii, .nii.gz, or as the scan.", show_default=False)],
+    output: Annotated[
+        Path, typer.Argument(help="The result: .nii, .nii.gz, or as the scan; or a new folder.", show_default=False)
+    ],
     brain_mask: BrainMask = None,
     brain_extractor: BrainExtractor = None,
     margin_mm: Annotated[float, typer.Option(min=0, max=30, help="Keep this much around the brain too.")] = 0.0,
@@ -112,6 +129,13 @@ def deidentify(
     ] = None,
     as_json: AsJson = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist already.")] = False,
+    retain: Annotated[
+        list[Retain] | None,
+        typer.Option(help="DICOM: keep shifted dates, age, sex and size, the device, or UIDs. Can be given again."),
+    ] = None,
+    allow_burned_in: Annotated[
+        bool, typer.Option("--allow-burned-in", help="DICOM: handle series that say text is burned into their pixels.")
+    ] = False,
     allow_unusual_mask: Annotated[
         bool, typer.Option("--allow-unusual-mask", help="Warn of a brain mask of unusual place or shape, and go on.")
     ] = False,
@@ -120,6 +144,7 @@ def deidentify(
     from cpmae.files import Options, deidentify_file
 
     _one_of_two(brain_mask, brain_extractor)
+    _only_for_dicom(input, metadata, retain, allow_burned_in)
     options = Options(
         brain_extractor=brain_extractor or "deepbet",
         margin_mm=margin_mm,
@@ -129,21 +154,55 @@ def deidentify(
         device=device,
         allow_unusual_mask=allow_unusual_mask,
     )
+    files = {"brain_mask": brain_mask, "save_brain_mask": save_brain_mask, "picture": picture, "weights": weights}
+    if input.is_dir():
+        return _deidentify_study(input, output, options, retain, allow_burned_in, as_json, overwrite, files)
     with _progress() as tell:
         result = deidentify_file(
             input,
             output,
             options,
-            brain_mask=brain_mask,
-            save_brain_mask=save_brain_mask,
-            picture=picture,
-            weights=weights,
             overwrite=overwrite,
             progress=tell,
+            **files,
         )
     _warn(result.warnings)
     kept, new = result.account["protected_voxels"], result.account["replaced_voxels"]
     typer.echo(json.dumps(result.account, indent=2) if as_json else f"{output}: {kept:,} voxels kept, {new:,} replaced")
+
+
+def _deidentify_study(
+    input: Path,
+    output: Path,
+    options: "Options",
+    retain: Sequence[str] | None,
+    allow_burned_in: bool,
+    as_json: bool,
+    overwrite: bool,
+    files: dict[str, Path | None],
+) -> None:
+    """`deidentify` of a DICOM folder; exit code 1 if one of its head series failed."""
+    from cpmae.study import StudyOptions, deidentify_study
+
+    study = StudyOptions(frozenset(retain or ()), allow_burned_in)
+    with _progress() as tell:
+        result = deidentify_study(input, output, options, study, overwrite=overwrite, progress=tell, **files)
+    _warn(result.warnings)
+    for item in result.failed:
+        typer.echo(f"cpmae: {item.name} failed: {item.reason}", err=True)
+    if as_json:
+        typer.echo(json.dumps(result.account, indent=2))
+    else:
+        left = [f"left out  {item.name}: {item.reason}" for item in result.left_out]
+        typer.echo("\n".join([*(f"done      {text}" for text in result.handled), *left]))
+    raise typer.Exit(1 if result.failed else 0)
+
+
+def _only_for_dicom(input: Path, metadata: str, retain: Sequence[str] | None, allow_burned_in: bool) -> None:
+    if (retain or allow_burned_in) and not input.is_dir():
+        raise typer.BadParameter("--retain and --allow-burned-in are for DICOM folders")
+    if retain and metadata == "keep":
+        raise typer.BadParameter("--metadata keep retains everything, give it or --retain")
 
 
 @app.command()
@@ -161,6 +220,8 @@ def verify(
     from cpmae.verify_run import verify_run
 
     _one_of_two(brain_mask, brain_extractor)
+    if original.is_dir() and result.is_dir():
+        return _verify_study(original, result, brain_mask, brain_extractor, as_json)
     first, second = forms.open_scan(original), forms.open_scan(result)
     separate = not original.samefile(result)
     with _progress() as tell:
@@ -180,6 +241,26 @@ def verify(
             found = verify_run(first, second, mask, mean=volume, separate_files=separate)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(_in_words(found)))
     raise typer.Exit(0 if found.ok else 1)
+
+
+def _verify_study(
+    original: Path, result: Path, brain_mask: Path | None, brain_extractor: str | None, as_json: bool
+) -> None:
+    """`verify` of two DICOM folders."""
+    from cpmae.verify_study import verify_study
+
+    with _progress() as tell:
+        tell("comparing")
+        found = verify_study(original, result, brain_mask, brain_extractor or "deepbet")
+    if as_json:
+        typer.echo(json.dumps([check.to_json() for check in found], indent=2))
+    else:
+        for check in found:
+            typer.echo(f"{check.name}: {check.instances} instances")
+            for volume in check.volumes:
+                typer.echo("\n".join(f"  {line}" for line in _in_words(volume)[:-1]))
+            typer.echo("  verified" if check.ok else f"  NOT verified: {'; '.join(check.failures)}")
+    raise typer.Exit(0 if all(check.ok for check in found) else 1)
 
 
 @app.command()

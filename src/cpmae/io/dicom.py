@@ -1,0 +1,263 @@
+"""A folder of DICOM files as series: what is in it, and which of it shows a head.
+
+Only headers are read here; pixels are the matter of `dicom_pixels`, geometry of `dicom_volumes`.
+"""
+
+import os
+import re
+import struct
+import warnings
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import (
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MediaStorageDirectoryStorage,
+    MRImageStorage,
+    UID_dictionary,
+)
+
+from cpmae.errors import ScanError
+
+# how pydicom says that it cannot understand or write an element
+DAMAGE = (
+    *(EOFError, ValueError, KeyError, NotImplementedError, AttributeError, TypeError, RecursionError, OverflowError),
+    *(struct.error, BytesLengthException),
+)
+ENHANCED = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
+MR_IMAGES = (MRImageStorage, *ENHANCED)
+HEAD_PARTS = ("HEAD", "BRAIN", "SKULL", "FACE", "ORBIT", "EYE", "EAR", "IAC", "PITUITARY", "SELLA", "SINUS", "TMJ")
+# of ImageType: pictures of pictures. A projection's brain voxels show what lies around the brain as well.
+_SORTS = {
+    "LOCALIZER": "a localizer",
+    "SCOUT": "a localizer",
+    "PROJECTION IMAGE": "a projection, whose voxels in the brain show what lies around it too",
+    "MIP": "a projection, whose voxels in the brain show what lies around it too",
+    "MINIP": "a projection, whose voxels in the brain show what lies around it too",
+    "SCREEN SAVE": "a screenshot",
+    "SCREENSHOT": "a screenshot",
+    "POSDISP": "a screenshot",
+}
+_T1W = re.compile(r"t1(?!rho)|mp2?rage|spgr|bravo|tfl3d|ir-?fspgr", re.IGNORECASE)
+_NOT_T1W = re.compile(r"t2|flair|dwi|dti|diff|bold|fmri|epi|swi|asl|perf|pd|adc|field|tof|angio|loc|b0", re.IGNORECASE)
+_TAGS = [
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
+    *("PatientID", "IssuerOfPatientID", "PatientName", "Modality", "SeriesNumber", "InstanceNumber"),
+    *("SeriesDescription", "ProtocolName", "SequenceName", "BodyPartExamined", "BurnedInAnnotation", "ImageType"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "NumberOfFrames"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
+    *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept"),
+    *("ModalityLUTSequence", "LossyImageCompression", "ScanningSequence", "MRAcquisitionType", "SliceThickness"),
+    *("EchoTime", "EchoNumbers", "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue"),
+    *("DiffusionGradientOrientation", "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One file of an image: where it is, and its header as far as sorting needs it (no pixels, no private tags)."""
+
+    path: Path
+    header: Dataset
+
+
+@dataclass(frozen=True)
+class Series:
+    """The MR images of one SeriesInstanceUID, in the order of their instance numbers.
+
+    Attributes:
+        patient: what tells patients apart; identifies.
+        frame: FrameOfReferenceUID; series of one frame lie in one world. Empty if the series has none.
+        name: number and description, for messages; may identify.
+    """
+
+    uid: str
+    study: str
+    patient: str
+    frame: str
+    number: int
+    name: str
+    instances: tuple[Instance, ...]
+
+    @property
+    def world(self) -> tuple[str, str]:
+        """Series of one world lie in one head; without a frame of reference each has its own."""
+        return self.patient, self.frame or self.uid
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is not handled, and why: `name` of a file or a series, `count` of files."""
+
+    name: str
+    count: int
+    reason: str
+
+
+def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
+    """All series of MR images below a folder, by study and number, and whatever else lies there.
+
+    Args:
+        folder: looked through with all folders below it; links to folders are not followed.
+
+    Raises:
+        ScanError: if there is no DICOM file at all, or the folder cannot be read.
+    """
+    found: dict[str, list[Instance]] = {}
+    left: list[Left] = []
+    seen: dict[str, str] = {}
+    for path in _files(folder):
+        name = str(path.relative_to(folder))
+        try:
+            header = read_header(path)
+        except ScanError as error:
+            left.append(Left(name, 1, str(error)))
+            continue
+        kind = header.get("SOPClassUID", "")
+        if kind == MediaStorageDirectoryStorage or path.name == "DICOMDIR":
+            left.append(Left(name, 1, "an index of files (DICOMDIR), which would be wrong for the result"))
+        elif not kind or not isinstance(kind, str):
+            left.append(Left(name, 1, "it says not what it is (SOPClassUID) and seems to be cut off, copy it again"))
+        elif kind not in MR_IMAGES:
+            left.append(Left(name, 1, f"no MR image but {UID_dictionary.get(kind, (kind,))[0]}"))
+        elif not header.get("SeriesInstanceUID") or not header.get("StudyInstanceUID"):
+            left.append(Left(name, 1, "it names no study or series, export it again"))
+        else:
+            twin = seen.setdefault(str(header.get("SOPInstanceUID", name)), name)
+            if twin != name:
+                left.append(Left(name, 1, f"a second copy of {twin} (SOPInstanceUID)"))
+            else:
+                found.setdefault(str(header.SeriesInstanceUID), []).append(Instance(path, header))
+    if not found and not left:
+        raise ScanError(f"{folder} holds no files, give a folder of DICOM files")
+    if not found and all("is no DICOM file" in item.reason for item in left):
+        raise ScanError(f"{folder} holds no DICOM file among its {len(left)}, give a folder of DICOM files")
+    series = sorted((_series(uid, items) for uid, items in found.items()), key=lambda s: (s.study, s.number, s.uid))
+    return series, left
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise ScanError(f"{error.filename} cannot be read ({error.strerror}), check its permissions") from error
+
+    for place, below, names in os.walk(folder, onerror=refuse):
+        below.sort()
+        yield from (Path(place) / name for name in sorted(names))
+
+
+def read_header(path: Path) -> Dataset:
+    """The tags that sorting needs; `file_meta` has the transfer syntax.
+
+    Raises:
+        ScanError: if the file is not DICOM or damaged; the sentence begins with its name.
+    """
+    return _read(path, whole=False, specific_tags=_TAGS, stop_before_pixels=True)
+
+
+def read_whole(path: Path) -> Dataset:
+    """All of a file.
+
+    Raises:
+        ScanError: as `read_header`.
+    """
+    return _read(path, whole=True)
+
+
+def _read(path: Path, whole: bool, **arguments: object) -> Dataset:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of values that break rules of the standard; they are kept as they are
+            try:
+                found = pydicom.dcmread(path, **arguments)  # type: ignore[arg-type]
+            except InvalidDicomError:
+                found = pydicom.dcmread(path, force=True, **arguments)  # type: ignore[arg-type]
+                if "SOPClassUID" not in found:  # a data set without the preamble has one, other files do not
+                    raise
+            if not whole:
+                deque(found.iterall(), 0)  # elements are understood when they are asked for: ask here, once for all
+    except InvalidDicomError as error:
+        raise ScanError(f"{path.name} is no DICOM file") from error
+    except DAMAGE as error:
+        text = " ".join(str(error).splitlines()[:1])
+        raise ScanError(f"{path.name} is truncated or damaged ({text}), copy it again") from error
+    except OSError as error:
+        if error.errno is None:  # pydicom's word for a file that ends too early
+            raise ScanError(f"{path.name} is truncated or damaged ({error}), copy it again") from error
+        raise ScanError(f"{path.name} cannot be read ({error.strerror}), check its permissions") from error
+    if "TransferSyntaxUID" not in found.file_meta:
+        implicit, little = found.original_encoding
+        found.file_meta.TransferSyntaxUID = (
+            pydicom.uid.ImplicitVRLittleEndian
+            if implicit
+            else (pydicom.uid.ExplicitVRLittleEndian if little else pydicom.uid.ExplicitVRBigEndian)
+        )
+    return found
+
+
+def _series(uid: str, items: list[Instance]) -> Series:
+    items = sorted(items, key=lambda i: (number_of(i.header, "InstanceNumber"), str(i.header.get("SOPInstanceUID"))))
+    first = items[0].header
+    number = int(number_of(first, "SeriesNumber"))
+    patient = "\n".join(str(first.get(k, "")) for k in ("PatientID", "IssuerOfPatientID"))
+    if not first.get("PatientID"):
+        patient += f"\n{first.get('PatientName', '')}"
+    text = str(first.get("SeriesDescription") or first.get("ProtocolName") or "no description")
+    frame = str(first.get("FrameOfReferenceUID", "") or "")
+    return Series(uid, str(first.StudyInstanceUID), patient, frame, number, f"series {number} ({text})", tuple(items))
+
+
+def number_of(header: Dataset, keyword: str, default: float = 0.0) -> float:
+    """A number from a header, or the default where it has none or something else."""
+    try:
+        value = header.get(keyword)
+        return default if value is None or value == "" else float(value[0] if hasattr(value, "append") else value)
+    except (TypeError, ValueError, IndexError):
+        return default
+
+
+def image_type(header: Dataset) -> list[str]:
+    value = header.get("ImageType") or []
+    return [str(v).upper() for v in ([value] if isinstance(value, str) else value)]
+
+
+def no_head(series: Series) -> str | None:
+    """Why the series is no head MR volume, as far as headers tell; None if it may be one."""
+    first = series.instances[0].header
+    modality = str(first.get("Modality", "MR") or "MR")
+    if modality != "MR":
+        return f"its modality is {modality}"
+    part = str(first.get("BodyPartExamined", "") or "").upper()
+    if part and not any(known in part for known in HEAD_PARTS):
+        return f"it shows no head but {part} (BodyPartExamined)"
+    if first.SOPClassUID not in ENHANCED and not any(i.header.get("ImagePositionPatient") for i in series.instances):
+        return "its pictures say not where they lie, and make no volume"
+    sorts = {v for i in series.instances for v in image_type(i.header)}
+    for value, what in _SORTS.items():
+        if value in sorts:
+            return f"it is {what} (ImageType {value})"
+    if any(number_of(i.header, "SamplesPerPixel", 1) != 1 for i in series.instances):
+        return "it is a colour picture"
+    photometric = {str(i.header.get("PhotometricInterpretation", "MONOCHROME2")) for i in series.instances}
+    if not photometric <= {"MONOCHROME1", "MONOCHROME2"}:
+        return f"it is a colour picture ({', '.join(sorted(photometric))})"
+    return None
+
+
+def t1w_score(series: Series) -> float:
+    """How much a series looks like the T1w of its study, whose brain is found best; from headers alone."""
+    first = series.instances[0].header
+    text = " ".join(str(first.get(k) or "") for k in ("SeriesDescription", "ProtocolName", "SequenceName"))
+    score = 4.0 * bool(_T1W.search(text)) - 4.0 * bool(_NOT_T1W.search(text))
+    echo, repetition = number_of(first, "EchoTime"), number_of(first, "RepetitionTime")
+    score += 2 if 0 < echo < 15 and 0 < repetition < 3500 else -3 if echo > 40 else 0
+    score += 2 * (str(first.get("MRAcquisitionType", "")) == "3D")
+    score -= 2 * (image_type(first)[:1] == ["DERIVED"])
+    frames = sum(number_of(i.header, "NumberOfFrames", 1) for i in series.instances)
+    return score + min(frames, 400) / 1000  # of two alike, the one with more slices

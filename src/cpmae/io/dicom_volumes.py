@@ -1,0 +1,328 @@
+"""The frames of a DICOM series sorted into volumes: which slices belong together, in which order, on which grid.
+
+Positions count and neither file names nor instance numbers. DICOM's world is LPS+ (x to the left, y to the back), the
+affines here are RAS+; the signs change in `_affine` and nowhere else.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from cpmae.errors import ScanError
+from cpmae.io.dicom import ENHANCED, Series, image_type, number_of
+from cpmae.io.dicom_pixels import check_storage, padding
+
+MIN_SLICES = 8  # fewer hold no head, but the three planes of a localizer, say
+SAME_DIRECTION = 1e-3  # between components of direction cosines, which files round
+SAME_PLACE_MM = 0.01
+UNEVEN = 0.1  # of the gap: how far off its place on a regular grid a slice may lie
+MAX_FILLED = 3  # places of the grid a slice, at most; more would be invention
+TILT_DEGREES = 0.5  # worth a word
+_COMPLEX = ("M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "PHASE MAP", "VELOCITY")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One slice.
+
+    Attributes:
+        instance, index: which instance of the series, and which frame of it.
+        number: how messages call it.
+        position, across, down: centre of the first voxel, and the steps to the next column and row, mm, LPS+.
+        storage: rows, columns, bits and the like, which are one for all slices of a volume.
+        slope, inter: stored * slope + inter gives the intensity.
+        padding: stored integers that are no measurements, from ... to; None if there are none.
+        kinds: what the slices of one volume have in common and those of the next have not: echo, b-value, ...
+    """
+
+    instance: int
+    index: int
+    number: int
+    position: NDArray[np.float64]
+    across: NDArray[np.float64]
+    down: NDArray[np.float64]
+    storage: tuple[Any, ...]
+    slope: float
+    inter: float
+    padding: tuple[int, int] | None
+    kinds: tuple[Any, ...]
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """Unit vector through the slice."""
+        normal = np.cross(self.across, self.down)
+        return normal / np.linalg.norm(normal)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A volume: slices in the order of their positions, and the regular grid they lie on.
+
+    Attributes:
+        frames: the slices.
+        slots: the place of each along the third axis; places without a slice are holes.
+        shape: (columns, rows, places).
+        affine: (4, 4) float64, voxel to world, mm, RAS+; sheared where the gantry was tilted.
+    """
+
+    frames: tuple[Frame, ...]
+    slots: tuple[int, ...]
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    @property
+    def holes(self) -> list[int]:
+        """Places between slices where a slice is missing."""
+        return sorted(set(range(self.shape[2])) - set(self.slots))
+
+
+def frames_of(series: Series) -> list[Frame]:
+    """Every slice of a series.
+
+    Raises:
+        ScanError: if one says not where it lies, or how its voxels are stored cannot be handled.
+    """
+    found = []
+    for n, instance in enumerate(series.instances):
+        header, name = instance.header, instance.path.name
+        check_storage(header, name)
+        if "MOSAIC" in image_type(header):
+            raise ScanError(f"{name} is a mosaic of slices in one picture, which is not taken; export single slices")
+        groups: list[Dataset | None] = [None]
+        if header.SOPClassUID in ENHANCED:
+            groups = list(header.get("PerFrameFunctionalGroupsSequence") or [])
+            if len(groups) != number_of(header, "NumberOfFrames"):
+                raise ScanError(
+                    f"{name} has {header.get('NumberOfFrames')} frames and describes {len(groups)}, export it again"
+                )
+        elif number_of(header, "NumberOfFrames", 1) != 1:
+            raise ScanError(f"{name} holds {header.NumberOfFrames} frames in a class for one, export it as enhanced MR")
+        found += [_frame(header, group, name, n, index) for index, group in enumerate(groups)]
+    return found
+
+
+def _frame(header: Dataset, group: Dataset | None, name: str, instance: int, index: int) -> Frame:
+    """A frame from the header of a classic image, or of an enhanced one and the frame's functional group."""
+    if group is None:
+        plane = direction = measures = scale = echo = diffusion = header
+        kind = next((v for v in image_type(header)[2:] if v in _COMPLEX), "")
+        time: Any = number_of(header, "TemporalPositionIdentifier")
+        gradient = header.get("DiffusionGradientOrientation")
+        number = int(number_of(header, "InstanceNumber", instance + 1))
+        echo_time, b = number_of(echo, "EchoTime"), number_of(diffusion, "DiffusionBValue")
+    else:
+        shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+
+        def part(keyword: str) -> Dataset:
+            return (group.get(keyword) or shared.get(keyword) or [Dataset()])[0]
+
+        plane, direction = part("PlanePositionSequence"), part("PlaneOrientationSequence")
+        measures, scale = part("PixelMeasuresSequence"), part("PixelValueTransformationSequence")
+        diffusion, content = part("MRDiffusionSequence"), part("FrameContentSequence")
+        frame_type = part("MRImageFrameTypeSequence")
+        kind = str(frame_type.get("ComplexImageComponent") or header.get("ComplexImageComponent") or "")
+        time = number_of(content, "TemporalPositionIndex")
+        direction_of = (diffusion.get("DiffusionGradientDirectionSequence") or [Dataset()])[0]
+        gradient = direction_of.get("DiffusionGradientOrientation")
+        number = index + 1
+        echo_time = number_of(part("MREchoSequence"), "EffectiveEchoTime")
+        b = number_of(diffusion, "DiffusionBValue")
+    position, cosines = _floats(plane, "ImagePositionPatient", 3), _floats(direction, "ImageOrientationPatient", 6)
+    spacing = _floats(measures, "PixelSpacing", 2)
+    if position is None or cosines is None or spacing is None:
+        raise ScanError(f"{name} says not where it lies (position, orientation or spacing), export it again")
+    across, down = cosines[:3], cosines[3:]
+    if abs(np.linalg.norm(across) - 1) > 0.01 or abs(np.linalg.norm(down) - 1) > 0.01 or abs(across @ down) > 0.01:
+        raise ScanError(f"{name} has directions that are not at right angles, {cosines.round(3).tolist()}, correct it")
+    if (spacing <= 0).any():
+        raise ScanError(f"{name} has a spacing of {spacing.tolist()} mm, correct it")
+    slope = number_of(scale, "RescaleSlope", 1.0)
+    if slope == 0:
+        raise ScanError(f"{name} has a slope of 0 (RescaleSlope), correct it")
+    return Frame(
+        instance=instance,
+        index=index,
+        number=number,
+        position=position,
+        across=across * spacing[1],  # the second number is the distance of columns
+        down=down * spacing[0],
+        storage=tuple(
+            header.get(k)
+            for k in (
+                "Rows",
+                "Columns",
+                "BitsAllocated",
+                "BitsStored",
+                "PixelRepresentation",
+                "PhotometricInterpretation",
+            )
+        ),
+        slope=slope,
+        inter=number_of(scale, "RescaleIntercept"),
+        padding=padding(header),
+        kinds=(
+            kind,
+            echo_time,
+            b,
+            tuple(round(float(g), 4) for g in gradient or ()),
+            time,
+            number_of(header, "AcquisitionNumber"),
+            number_of(header, "InversionTime"),
+            number_of(header, "TriggerTime"),
+        ),
+    )
+
+
+def _floats(header: Dataset, keyword: str, count: int) -> NDArray[np.float64] | None:
+    try:
+        values = np.array(header.get(keyword), np.float64).ravel()
+    except (TypeError, ValueError):
+        return None
+    return values if values.size == count and np.isfinite(values).all() else None
+
+
+def stacks_of(frames: list[Frame], name: str) -> tuple[list[Stack], list[str]]:
+    """The volumes that the slices of a series make, and warnings.
+
+    A series with several echoes, b-values, times or with phase beside magnitude makes several.
+
+    Raises:
+        ScanError: if the slices of a volume lie on no regular grid.
+    """
+    found, warnings = [], []
+    for grid in _same_grid(frames):
+        for part in _split(grid, 0):
+            stack, said = _stack(part, name)
+            found.append(stack)
+            warnings += said
+    return found, list(dict.fromkeys(warnings))
+
+
+def no_volume(stacks: list[Stack], name: str) -> str | None:
+    """Why these are no head volume; None if they may be.
+
+    Raises:
+        ScanError: if some are and some are not.
+    """
+    counts = [len(stack.frames) for stack in stacks]
+    most = max(counts)
+    if min(counts) >= MIN_SLICES:
+        return None
+    if most >= MIN_SLICES:
+        odd = sum(n for n in counts if n < MIN_SLICES)
+        raise ScanError(f"{odd} slices of {name} fit no volume with the others (direction, size, bits); take them out")
+    places = f"{len(stacks)} directions or sizes" if len(stacks) > 1 else "one direction"
+    return f"it is a localizer or a single slice and no volume ({most} slices at most, in {places})"
+
+
+def _same_grid(frames: list[Frame]) -> list[list[Frame]]:
+    """Frames of one storage, direction and spacing each."""
+    groups: list[list[Frame]] = []
+    for frame in frames:
+        for group in groups:
+            first = group[0]
+            if first.storage == frame.storage and all(
+                np.allclose(a, b, atol=SAME_DIRECTION)
+                for a, b in ((first.across, frame.across), (first.down, frame.down))
+            ):
+                group.append(frame)
+                break
+        else:
+            groups.append([frame])
+    return groups
+
+
+def _split(frames: list[Frame], kind: int) -> list[list[Frame]]:
+    """Volumes with every position once: split by what differs, and by order where nothing does."""
+    places = _places(frames)
+    if len(set(places)) == len(places):
+        return [frames]
+    if kind == len(frames[0].kinds):
+        return _by_order(frames, places)
+    groups: dict[Any, list[Frame]] = {}
+    for frame in frames:
+        groups.setdefault(frame.kinds[kind], []).append(frame)
+    # a value that is one for each slice, a trigger time say, tells no volumes apart
+    if any(len(set(_places(group))) < 0.8 * len(set(places)) for group in groups.values()):
+        return _split(frames, kind + 1)
+    return [part for _, group in sorted(groups.items()) for part in _split(group, kind + 1)]
+
+
+def _places(frames: list[Frame]) -> list[int]:
+    """A number for each frame that is the same for frames in the same place."""
+    depth = np.array([frame.position @ frames[0].normal for frame in frames])
+    order = np.argsort(depth, kind="stable")
+    steps = np.concatenate([[0], np.cumsum(np.diff(depth[order]) > SAME_PLACE_MM)])
+    places = np.empty(len(frames), int)
+    places[order] = steps
+    return places.tolist()
+
+
+def _by_order(frames: list[Frame], places: list[int]) -> list[list[Frame]]:
+    count: dict[int, int] = {}
+    parts: dict[int, list[Frame]] = {}
+    for frame, place in zip(frames, places, strict=True):
+        count[place] = count.get(place, -1) + 1
+        parts.setdefault(count[place], []).append(frame)
+    return list(parts.values())
+
+
+def _stack(frames: list[Frame], name: str) -> tuple[Stack, list[str]]:
+    normal = frames[0].normal
+    frames = sorted(frames, key=lambda f: float(f.position @ normal))
+    positions = np.array([f.position for f in frames])
+    slots, warnings = _slots(positions @ normal, [f.number for f in frames], name)
+    last = slots[-1]
+    step = (positions[-1] - positions[0]) / last if last else normal
+    off = np.linalg.norm(positions - positions[0] - np.outer(slots, step), axis=1).max()
+    if off > max(UNEVEN * np.linalg.norm(step), 5 * SAME_PLACE_MM):
+        raise ScanError(f"the slices of {name} do not lie on one line ({off:.2f} mm off it), export them again")
+    tilt = float(np.degrees(np.arccos(np.clip(step @ normal / np.linalg.norm(step), -1, 1))))
+    if tilt > TILT_DEGREES:
+        warnings.append(f"{name} has slices that are tilted by {tilt:.1f} degrees (gantry tilt); its grid is skew")
+    rows, columns = frames[0].storage[:2]
+    affine = _affine(frames[0], step)
+    return Stack(tuple(frames), tuple(slots), (int(columns), int(rows), last + 1), affine), warnings
+
+
+def _slots(depth: NDArray[np.float64], numbers: list[int], name: str) -> tuple[list[int], list[str]]:
+    """The place of each slice on a regular grid, from its depth in mm, ascending."""
+    if len(depth) == 1:
+        return [0], []
+    gaps = np.diff(depth)
+    usual = float(np.median(gaps))
+    for step in (usual, usual / 2, usual / 3, float(gaps.min()), float(gaps.min()) / 2):
+        counts = np.maximum(np.rint(gaps / step), 1).astype(int)
+        slots = np.concatenate([[0], np.cumsum(counts)])
+        fitted = float((depth[-1] - depth[0]) / slots[-1])
+        off = float(np.abs(depth - depth[0] - slots * fitted).max())
+        if off <= UNEVEN * fitted and slots[-1] < MAX_FILLED * len(slots):
+            return slots.tolist(), _uneven(gaps, counts, usual, step, numbers, name)
+    raise ScanError(
+        f"the gaps between the slices of {name} are uneven ({gaps.min():.2f} to {gaps.max():.2f} mm) and fit no "
+        "regular grid; give the series as it was measured"
+    )
+
+
+def _uneven(
+    gaps: NDArray[np.float64], counts: NDArray[np.intp], usual: float, step: float, numbers: list[int], name: str
+) -> list[str]:
+    if counts.max() == 1:
+        return []
+    if step != usual:
+        return [f"{name} has uneven gaps between its slices ({gaps.min():.2f} to {gaps.max():.2f} mm)"]
+    where = [f"{min(pair)} and {max(pair)}" for pair, n in zip(pairwise(numbers), counts, strict=True) if n > 1]
+    missing = int((counts - 1).sum())
+    what = "1 slice is" if missing == 1 else f"{missing} slices are"
+    return [f"{what} missing in {name}, between {', '.join(where)}; the slices that are there are handled"]
+
+
+def _affine(first: Frame, step: NDArray[np.float64]) -> NDArray[np.float64]:
+    affine = np.eye(4)
+    affine[:3] = np.stack([first.across, first.down, step, first.position], axis=1)
+    affine[:2] *= -1  # from LPS+ to RAS+
+    return affine

@@ -1,0 +1,344 @@
+"""What beside the pixels of a DICOM file may tell who was scanned, its removal, and the marks that say so.
+
+The basic profile of PS3.15, Table E.1-1 (dicom.nema.org/medical/dicom/current/output/html/part15.html#chapter_E). The
+table is taken from a library that is kept up with the standard; the walk is here since that library's stops at the
+first level. What the table does not name is kept only if it is a number, a code, or text of `_PLAIN_TEXT`.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+
+from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag, Tag
+
+TABLE = "dicomfields_2026c"
+RETAIN = ("dates", "patient", "device", "uids")
+_CODES = {  # PS3.16, CID 7050
+    "visual": ("113102", "Clean Recognizable Visual Features Option"),
+    "basic": ("113100", "Basic Application Confidentiality Profile"),
+    "dates": ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
+    "patient": ("113108", "Retain Patient Characteristics Option"),
+    "device": ("113109", "Retain Device Identity Option"),
+    "uids": ("113110", "Retain UIDs Option"),
+}
+_TEXT = frozenset(("AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
+_BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"))
+_TIMES = frozenset(("DA", "DT", "TM"))
+
+
+def _tags(*keywords: str) -> frozenset[int]:
+    tags = {keyword: tag_for_keyword(keyword) for keyword in keywords}
+    return frozenset(tag for tag in tags.values() if tag is not None)
+
+
+# Text that makers of scanners put there, without which an image is hard to use. Codes are looked at in `_plain_code`.
+_PLAIN_TEXT = _tags(
+    *("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "SequenceName", "PulseSequenceName"),
+    *("ReceiveCoilName", "TransmitCoilName", "ReceiveCoilManufacturerName", "TransmitCoilManufacturerName"),
+    *("MultiCoilElementName", "MultiCoilConfiguration", "RescaleType", "StackID", "DimensionDescriptionLabel"),
+    *("ImagedNucleus", "TriggerSourceOrType", "CardiacFramingType", "ContrastBolusRoute", "ImageFilter"),
+    *("ApplicableSafetyStandardDescription", "ASLTechniqueDescription", "ASLCrusherDescription", "TypeOfFilters"),
+    *("ASLBolusCutoffTechnique", "RespiratorySignalSourceID", "ManufacturerRelatedModelGroup", "ConvolutionKernel"),
+    *("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning", "LongCodeValue"),
+    *("LUTLabel", "LUTExplanation", "WindowCenterWidthExplanation", "PositionReferenceIndicator"),
+    "DeidentificationMethod",
+)
+_SCHEMES = ("DCM", "SCT", "SRT", "SNM3", "UCUM", "LN", "RADLEX", "NCIt", "FMA", "UMLS", "NEU", "99SDM")
+# Pictures of the head, or room for one, and what is wrong once the pixels are others. Gone in any case.
+_PICTURES = _tags(
+    *("IconImageSequence", "GraphicAnnotationSequence", "ReferencedPatientPhotoSequence", "EncapsulatedDocument"),
+    *("FloatPixelData", "DoubleFloatPixelData", "WaveformSequence", "DataSetTrailingPadding"),
+    *("SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries"),
+    *("SmallestImagePixelValueInPlane", "LargestImagePixelValueInPlane", "PixelDataProviderURL"),
+    *("DigitalSignaturesSequence", "MACParametersSequence", "SourceImageSequence", "DerivationImageSequence"),
+    *("HistogramSequence",),
+)
+# What the table would empty or remove and the class of the object demands: these get an empty value, and a dummy in
+# enhanced objects.
+_NEEDED = _tags("ContentDate", "ContentTime", "DeviceSerialNumber")
+_NEEDED_EMPTY = _tags(
+    *("StudyDate", "StudyTime", "ContentDate", "ContentTime", "AccessionNumber", "ReferringPhysicianName"),
+    *("PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AcquisitionContextSequence", "ContrastBolusAgent"),
+)
+_DUMMIES = {"DA": "19000101", "TM": "000000"}
+_KEPT = {
+    "patient": _tags(
+        *("PatientAge", "PatientSex", "PatientSize", "PatientWeight", "PatientSexNeutered", "EthnicGroup"),
+        *("EthnicGroupCodeSequence", "SmokingStatus", "PregnancyStatus"),
+    ),
+    "device": _tags(
+        *("StationName", "StationAETitle", "DeviceSerialNumber", "DeviceUID", "GantryID", "GeneratorID", "DetectorID"),
+        *("PerformedStationName", "PerformedStationAETitle", "UniqueDeviceIdentifier", "UDISequence"),
+        *("DateOfLastCalibration", "TimeOfLastCalibration"),
+    ),
+    "dates": frozenset(),
+    "uids": frozenset(),
+}
+# Of a person and not of the examination: never kept as dates.
+_PERSONAL_DATES = _tags("PatientBirthDate", "PatientBirthTime", "LastMenstrualDate", "DateOfInstallation")
+_PLAIN_UIDS = _tags("CodingSchemeUID", "ContextUID", "MappingResourceUID")  # of codes, the same for everybody
+_NEW_INSTANCE = _tags("SOPInstanceUID", "ReferencedSOPInstanceUID", "MediaStorageSOPInstanceUID")
+_CSA = b"SV10"  # Siemens' list of sequence parameters, which holds no picture
+
+
+@dataclass(frozen=True)
+class Identity:
+    """How a run gives new identities; one object for all files of a run makes them consistent.
+
+    The key is drawn from the system's secure source and written nowhere, so that nobody can go back from a new UID,
+    patient ID or date to the old one.
+
+    Attributes:
+        clean: remove what identifies; if False only pictures go and UIDs change.
+        retain: of `RETAIN`, what is kept in spite of that: dates (shifted), patient's characteristics, device, UIDs.
+        tool: name and version of this program, for the marks.
+    """
+
+    clean: bool = True
+    retain: frozenset[str] = frozenset()
+    tool: str = "cpmae"
+    key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+
+    def uid(self, old: str) -> str:
+        """Another UID, the same for the same old one; UIDs of the standard stay."""
+        if not old or old.startswith("1.2.840.10008."):
+            return old
+        return f"2.25.{self._number('uid', old) >> 128 | 1 << 126}"
+
+    def patient_id(self, patient: str) -> str:
+        """Another patient ID, the same for the same patient."""
+        return f"P{self._number('patient', patient) % 10**10:010d}"
+
+    def shift(self, patient: str) -> timedelta:
+        """By how much the dates of a patient move, whole days into the past, about one to ten years."""
+        return -timedelta(days=365 + self._number("dates", patient) % 3287)
+
+    def _number(self, use: str, text: str) -> int:
+        return int.from_bytes(hmac.digest(self.key, f"{use}\n{text}".encode(), hashlib.sha256))
+
+
+@cache
+def _table() -> tuple[dict[int, str], list[tuple[int, int, int, int]]]:
+    """Table E.1-1: what to do with a tag, as in the standard (X, Z, D, U, X/Z, ...), and repeating groups to remove."""
+    lists, actions, groups = dicom_anonymization_database_selector(TABLE), {}, []
+    for name, tags in lists.items():
+        if name == "ALL_TAGS":
+            continue
+        for tag in tags:
+            if len(tag) == 2:
+                actions[int(Tag(*tag))] = name.removesuffix("_TAGS").replace("_", "/")
+            else:
+                groups.append(tag)
+    return actions, groups
+
+
+def deidentify_header(whole: Dataset, identity: Identity, patient: str) -> None:
+    """Clean and mark the header of an MR image whose pixels outside the brain are new; in place.
+
+    Args:
+        whole: all of a file.
+        identity: how, one for all files of a run.
+        patient: what tells the patients of a run apart.
+    """
+    names = _names(whole) if identity.clean else set()
+    _walk(whole, identity, patient, "uids" in identity.retain, names)
+    if identity.clean:
+        whole.PatientID = identity.patient_id(patient)
+        whole.PatientName = f"Deidentified^{whole.PatientID}"
+        if str(whole.get("PatientAge") or "") > "089Y":
+            whole.PatientAge = "090Y"  # so few are older that the age itself identifies
+    _new_meta(whole)
+    _mark(whole, identity)
+
+
+def _walk(data: Dataset, identity: Identity, patient: str, keep_uids: bool, names: set[str], depth: int = 0) -> None:
+    for tag in list(data.keys()):
+        if _is_picture(tag, depth) or (identity.clean and tag.is_private):
+            del data[tag]
+            continue
+        element = data[tag]
+        if tag.is_private and _may_be_picture(element):
+            del data[tag]
+        elif element.VR == "UI":
+            _new_uids(element, identity, keep_uids)
+        elif identity.clean and not _cleaned(data, element, identity, patient, names):
+            del data[tag]
+        elif element.VR == "SQ":
+            for item in element.value:
+                _walk(item, identity, patient, keep_uids, names, depth + 1)
+
+
+def _is_picture(tag: BaseTag, depth: int) -> bool:
+    curve_or_overlay = not tag.is_private and tag.group & 0xFF00 in (0x5000, 0x6000)
+    return tag in _PICTURES or curve_or_overlay or (depth > 0 and tag.group == 0x7FE0)
+
+
+def _may_be_picture(element: DataElement) -> bool:
+    """Private bytes can be anything; of those whose meaning is known, Siemens' parameters are no picture."""
+    if element.VR == "SQ":
+        return any(_may_be_picture(e) for item in element.value for e in item)
+    return element.VR in _BINARY and not (isinstance(element.value, bytes) and element.value.startswith(_CSA))
+
+
+def _new_uids(element: DataElement, identity: Identity, keep: bool) -> None:
+    if element.tag in _PLAIN_UIDS or (keep and element.tag not in _NEW_INSTANCE):
+        return
+    if element.tag in _KEPT["device"] and "device" in identity.retain:
+        return
+    value = element.value
+    element.value = [identity.uid(str(v)) for v in value] if element.VM > 1 else identity.uid(str(value or ""))
+
+
+def _cleaned(data: Dataset, element: DataElement, identity: Identity, patient: str, names: set[str]) -> bool:
+    """Clean one element, not what is below it; False if it has to go."""
+    actions, groups = _table()
+    tag = element.tag
+    if any(tag.group & t[2] == t[0] & t[2] and tag.element & t[3] == t[1] & t[3] for t in groups):
+        return False
+    if any(tag in _KEPT[what] for what in identity.retain):
+        return True
+    if "dates" in identity.retain and element.VR in _TIMES and tag not in _PERSONAL_DATES:
+        return _shift(element, identity.shift(patient))
+    action = actions.get(int(tag))
+    if action == "X/Z/U/STAR":
+        return True  # references: their UIDs change below
+    if action is not None:
+        return _replaced(data, element)
+    if element.VR in _TIMES:
+        return False
+    if element.VR in _BINARY:
+        return tag.group == 0x7FE0 or tag.group == 0x0028  # pixels; lookup tables of the display
+    if element.VR in _TEXT:
+        return tag in _PLAIN_TEXT and not _holds_a_name(element, names)
+    return element.VR != "SQ" or _plain_codes(element)
+
+
+def _replaced(data: Dataset, element: DataElement) -> bool:
+    """Empty an element, give it a dummy value, or say that it goes: what the table asks for and the class allows."""
+    if element.tag in _NEEDED and "PerFrameFunctionalGroupsSequence" in data:
+        element.value = _DUMMIES.get(element.VR, "none")
+        return True
+    if element.tag in _NEEDED_EMPTY:
+        element.value = Sequence() if element.VR == "SQ" else ""
+        return True
+    return False
+
+
+def _shift(element: DataElement, by: timedelta) -> bool:
+    """Move dates; times of the day stay. False if it is no date that can be read."""
+    if element.VR == "TM":
+        return True
+    values = list(element.value) if element.VM > 1 else [element.value]
+    moved = []
+    for value in (str(v) for v in values if v):
+        try:
+            day = datetime.strptime(value[:8], "%Y%m%d")
+        except ValueError:
+            return False
+        moved.append(f"{day + by:%Y%m%d}{value[8:]}")
+    element.value = moved if len(moved) > 1 else (moved or [""])[0]
+    return True
+
+
+def _plain_codes(element: DataElement) -> bool:
+    """False for a sequence of codes of no scheme, or one that only one hospital has: their meaning can be anything."""
+    codes = [item for item in element.value if "CodeMeaning" in item or "CodeValue" in item]
+    return all(str(code.get("CodingSchemeDesignator", "")) in _SCHEMES for code in codes)
+
+
+def _names(whole: Dataset) -> set[str]:
+    """What identifies, from where the standard wants it, to be looked for elsewhere; lower case, no punctuation."""
+    found = set()
+    for element in _elements(whole):
+        if element.VR == "PN" or element.tag in _IDENTIFIERS:
+            values = element.value if element.VM > 1 else [element.value]
+            for text in (_words(str(value)) for value in values if value):
+                found |= set(text.split()) if element.VR == "PN" else {text}
+    return {f" {name.strip()} " for name in found if len(name.strip()) > 2}
+
+
+def _words(text: str) -> str:
+    return " " + re.sub(r"[\W_]+", " ", text.lower()) + " "
+
+
+_IDENTIFIERS = _tags(
+    *("PatientID", "OtherPatientIDs", "AccessionNumber", "PatientBirthDate", "PatientAddress", "InstitutionName"),
+    *("InstitutionAddress", "StationName", "DeviceSerialNumber", "IssuerOfPatientID", "PatientTelephoneNumbers"),
+)
+
+
+def _elements(data: Dataset) -> Iterator[DataElement]:
+    for tag in data.keys():
+        if not tag.is_private and tag.group != 0x7FE0:
+            element = data[tag]
+            yield element
+            if element.VR == "SQ":
+                for item in element.value:
+                    yield from _elements(item)
+
+
+def _holds_a_name(element: DataElement, names: set[str]) -> bool:
+    text = _words(str(element.value))
+    return any(name in text for name in names)
+
+
+def _new_meta(whole: Dataset) -> None:
+    """File meta information with what a reader needs and nothing of who wrote the file before."""
+    syntax = whole.file_meta.TransferSyntaxUID
+    for tag in list(whole.file_meta.keys()):
+        del whole.file_meta[tag]
+    whole.file_meta.TransferSyntaxUID = syntax
+    whole.file_meta.MediaStorageSOPClassUID = whole.SOPClassUID
+    whole.file_meta.MediaStorageSOPInstanceUID = whole.SOPInstanceUID
+    whole.preamble = bytes(128)
+
+
+def _mark(whole: Dataset, identity: Identity) -> None:
+    """Say what was done, as PS3.15 wants it."""
+    whole.ImageType = ["DERIVED", *_image_type(whole)[1:]]
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in whole.get(groups) or []:
+            for item in group.get("MRImageFrameTypeSequence") or []:
+                if item.get("FrameType"):
+                    item.FrameType = ["DERIVED", *list(item.FrameType)[1:]]
+    said = f"Everything outside the brain was generated anew by {identity.tool}"
+    whole.DerivationDescription = "; ".join(filter(None, [str(whole.get("DerivationDescription") or ""), said]))[-1024:]
+    whole.RecognizableVisualFeatures = "NO"
+    before = whole.get("DeidentificationMethod") or []
+    whole.DeidentificationMethod = [
+        *([before] if isinstance(before, str) else before),
+        f"{identity.tool}: non-brain replaced",
+    ]
+    options = ["visual", "basic", *(r for r in RETAIN if r in identity.retain)] if identity.clean else ["visual"]
+    codes = list(whole.get("DeidentificationMethodCodeSequence") or [])
+    for value, meaning in (_CODES[option] for option in options):
+        if all(code.get("CodeValue") != value for code in codes):
+            codes.append(_code(value, meaning))
+    whole.DeidentificationMethodCodeSequence = Sequence(codes)
+    if identity.clean:
+        whole.PatientIdentityRemoved = "YES"
+        whole.LongitudinalTemporalInformationModified = "MODIFIED" if "dates" in identity.retain else "REMOVED"
+    elif "PatientIdentityRemoved" not in whole:
+        whole.PatientIdentityRemoved = "NO"
+
+
+def _image_type(whole: Dataset) -> list[str]:
+    value: Any = whole.get("ImageType") or ["DERIVED", "PRIMARY"]
+    return [value, "PRIMARY"] if isinstance(value, str) else list(value)
+
+
+def _code(value: str, meaning: str) -> Dataset:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
+    return code

@@ -1,0 +1,51 @@
+"""A brain mask on the grid of another scan of the same world, or with other axes."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cpmae.brain import check_given_mask
+from cpmae.io import nifti
+from cpmae.io.nifti import NiftiScan
+from cpmae.volume import voxel_sizes
+
+
+def mask_on(
+    mask: NDArray[np.bool_], affine: NDArray[np.float64], shape: tuple[int, int, int], new_affine: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """A mask on another grid of the same world: True where at least half of the voxel is in it.
+
+    Args:
+        mask: (X, Y, Z) bool with its `affine`, voxel to world, mm.
+        shape, new_affine: the other grid.
+    """
+    if mask.shape == shape and np.allclose(affine, new_affine, atol=1e-4):
+        return mask
+    to_old = np.linalg.inv(affine) @ new_affine
+    steps = np.maximum(1, np.rint(voxel_sizes(to_old))).astype(int)
+    source, total = mask.astype(np.float32), np.zeros(shape, np.float32)
+    for shift in np.ndindex(*steps):
+        offset = to_old[:3, :3] @ ((np.array(shift) + 0.5) / steps - 0.5) + to_old[:3, 3]
+        total += ndimage.affine_transform(source, to_old[:3, :3], offset, shape, order=1, mode="constant")
+    return total >= 0.5 * steps.prod()
+
+
+def given_mask(path: str | os.PathLike[str], scan: NiftiScan) -> NDArray[np.bool_]:
+    """A mask whose file has the scan's grid, perhaps with its axes turned, as converters turn them.
+
+    Raises:
+        ScanError, BrainMaskError: as `brain.load_brain_mask`.
+    """
+    given = nifti.load(path)
+    change = ornt_transform(io_orientation(given.affine), io_orientation(scan.affine))
+    turned = replace(
+        given,
+        stored=apply_orientation(given.stored, change),
+        affine=given.affine @ inv_ornt_aff(change, given.stored.shape),
+    )
+    return check_given_mask(turned, Path(path).name, scan.stored.shape, scan.affine)

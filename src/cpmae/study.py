@@ -1,0 +1,323 @@
+"""A folder of DICOM files, de-identified into another: which series, in which order, with whose brain mask.
+
+Every head series comes back with the same instances and new pixels around the brain. A series that cannot be handled
+is listed with its reason and left out; the others go on. OUT_DIR appears when all is done, or not at all.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpmae import __version__
+from cpmae.brain import extract_brain
+from cpmae.errors import CpmaeError, OutputError, ScanError
+from cpmae.files import Options
+from cpmae.io import dicom, dicom_pixels, dicom_scan, nifti
+from cpmae.io.dicom import Left, Series, t1w_score
+from cpmae.io.dicom_volumes import Stack, frames_of, no_volume, stacks_of
+from cpmae.io.mask import mask_scan
+from cpmae.io.nifti import NiftiScan
+from cpmae.io.together import Writer, check_outputs, write_together
+from cpmae.metadata_dicom import Identity, deidentify_header
+from cpmae.shared_mask import given_mask, mask_on
+
+if TYPE_CHECKING:
+    from cpmae.models.head import HeadModel
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What is asked of a DICOM folder beside `files.Options`.
+
+    Attributes:
+        retain: of `metadata_dicom.RETAIN`.
+        allow_burned_in: handle series whose pixels are said to hold text (BurnedInAnnotation YES), which stays where
+            it lies on the brain.
+    """
+
+    retain: frozenset[str] = frozenset()
+    allow_burned_in: bool = False
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What became of a folder.
+
+    Attributes:
+        account: plain numbers and strings for JSON: `series` (one entry each), `left_out`, `failed`; names of series
+            and files are the input's and may identify.
+        warnings: sentences for the user.
+        handled, left_out, failed: names with reasons.
+    """
+
+    account: dict[str, Any]
+    warnings: list[str]
+    handled: list[str]
+    left_out: list[Left]
+    failed: list[Left]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The brain of a frame of reference, found once and used for all its series."""
+
+    mask: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+    before: NiftiScan
+    after: NiftiScan
+
+
+@dataclass
+class _Run:
+    """What the series of a run share."""
+
+    folder: Path
+    options: Options
+    study: StudyOptions
+    weights: "str | Path | HeadModel | None"
+    identity: Identity
+    seed: int
+    given_mask: Path | None
+    tell: Callable[[str], None]
+    heads: dict[tuple[str, str], _Head] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def deidentify_study(
+    input: Path,
+    output: Path,
+    options: Options,
+    study: StudyOptions | None = None,
+    *,
+    brain_mask: Path | None = None,
+    save_brain_mask: Path | None = None,
+    picture: Path | None = None,
+    weights: "str | Path | HeadModel | None" = None,
+    overwrite: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> StudyResult:
+    """De-identify every head series of MR images below `input` into the new folder `output`.
+
+    Args:
+        input: DICOM files, sorted or not, with whatever else lies among them.
+        output: a folder that is made: `study-01/series-001/0001.dcm`, numbered by study, series and instance.
+        options, study: how.
+        brain_mask: NIfTI file on the grid of the T1w, its axes in any order.
+        save_brain_mask, picture: where mask and before/after picture of the T1w go.
+        weights: a weight file or a model; the package's own if None.
+        overwrite: replace a folder of DICOM files, and the two files.
+        progress: called with the name of each stage.
+
+    Raises:
+        OutputError, ScanError: if nothing can be read, written or handled; the fault of one series is in the result.
+    """
+    tell = progress or (lambda stage: None)
+    _check_folders(input, output, overwrite)
+    check_outputs(
+        [p for p in (input, brain_mask) if p],
+        [p for p in (save_brain_mask,) if p],
+        [p for p in (picture,) if p],
+        overwrite=overwrite,
+    )
+    tell("reading headers")
+    found, left = dicom.find_series(input)
+    heads = []
+    for series in found:
+        reason = dicom.no_head(series)
+        if reason:
+            left.append(Left(series.name, len(series.instances), reason))
+        else:
+            heads.append(series)
+    one = brain_mask or save_brain_mask or picture
+    if one and len({series.world for series in heads}) > 1:
+        raise ScanError(
+            f"{input} holds several patients, studies or frames of reference, and {one} is for one T1w; give them apart"
+        )
+    seed = secrets.randbits(62) if options.seed is None else options.seed
+    identity = Identity(options.clean_metadata, study.retain if study else frozenset(), f"cpmae {__version__}")
+    run = _Run(input, options, study or StudyOptions(), weights, identity, seed, brain_mask, tell)
+    with TemporaryDirectory(prefix=".cpmae-", dir=output.absolute().parent) as temporary:
+        tree = Path(temporary) / "result"
+        tree.mkdir()
+        entries, failed = _all_series(run, heads, tree, left)
+        if not entries:
+            why = "; ".join(f"{item.name}: {item.reason}" for item in [*failed, *left][:5])
+            raise ScanError(f"{input} holds no head series that can be de-identified ({why})")
+        tell("writing")
+        _put_in_place(run, tree, output, save_brain_mask, picture, Path(temporary) / "old")
+    account = {
+        "version": __version__,
+        "metadata": "basic" if options.clean_metadata else "keep",
+        "retain": sorted(identity.retain),
+        "seed": "secret" if options.seed is None else options.seed,
+        "series": entries,
+        "left_out": [asdict(item) for item in left],
+        "failed": [asdict(item) for item in failed],
+        "warnings": run.warnings,
+    }
+    handled = [f"{e['name']}: {e['instances']} instances in {e['folder']}" for e in entries]
+    return StudyResult(account, run.warnings, handled, left, failed)
+
+
+def _check_folders(input: Path, output: Path, overwrite: bool) -> None:
+    """Find out before the work whether the folder can be made, and that nothing of value lies there."""
+    source, target = input.resolve(), output.resolve()
+    if source == target or source in target.parents or target in source.parents:
+        raise OutputError(f"{output} is, holds or lies in the input {input}, choose a folder apart from it")
+    if not target.parent.is_dir():
+        raise OutputError(f"the folder {output.parent} does not exist, make it first")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"the folder {output.parent} is not writable, choose another one")
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise OutputError(f"{output} is a file and the input a folder, choose a new folder")
+    there = [p for p in sorted(output.rglob("*")) if not p.is_dir()]
+    if there and not overwrite:
+        raise OutputError(f"{output} is not empty, choose a new folder or ask to replace it (--overwrite)")
+    foreign = [p for p in there if p.suffix != ".dcm"]
+    if foreign:
+        raise OutputError(f"{output} holds {foreign[0].name}, which is no result of this command; choose a new folder")
+
+
+def _all_series(
+    run: _Run, heads: list[Series], tree: Path, left: list[Left]
+) -> tuple[list[dict[str, Any]], list[Left]]:
+    """Each series into its folder below `tree`, the T1w first; accounts in the order of the folders, and failures."""
+    studies = {uid: n for n, uid in enumerate(dict.fromkeys(series.study for series in heads), 1)}
+    places = {s.uid: f"study-{studies[s.study]:02d}/series-{n:03d}" for n, s in enumerate(heads, 1)}
+    entries, failed = [], []
+    for series in sorted(heads, key=t1w_score, reverse=True):
+        run.tell(series.name)
+        try:
+            if not run.study.allow_burned_in and any(_burned_in(i.header) for i in series.instances):
+                raise ScanError("text is burned into its pixels (BurnedInAnnotation YES), allow it (--allow-burned-in)")
+            stacks, warnings = stacks_of(frames_of(series), series.name)
+            reason = no_volume(stacks, series.name)
+            if reason:
+                left.append(Left(series.name, len(series.instances), reason))
+                continue
+            entry = _one_series(run, series, stacks, tree / places[series.uid])
+        except CpmaeError as error:
+            if isinstance(error, OutputError):
+                raise
+            failed.append(Left(series.name, len(series.instances), str(error)))
+            if (tree / places[series.uid]).exists():
+                shutil.rmtree(tree / places[series.uid])  # what was written before the error
+            continue
+        run.warnings += [w for w in warnings if w not in run.warnings]
+        entries.append({"name": series.name, "folder": places[series.uid], **entry})
+    return sorted(entries, key=lambda e: str(e["folder"])), failed
+
+
+def _burned_in(header: Any) -> bool:
+    return str(header.get("BurnedInAnnotation", "NO")).upper() == "YES"
+
+
+def _one_series(run: _Run, series: Series, stacks: list[Stack], folder: Path) -> dict[str, Any]:
+    """De-identify all volumes of a series and write its instances."""
+    pixels = dicom_scan.read_pixels(series)
+    new: dict[tuple[int, int], NDArray] = {}
+    accounts, own = [], None
+    for count, stack in enumerate(stacks, 1):
+        if len(stacks) > 1:
+            run.tell(f"{series.name}, volume {count} of {len(stacks)}")
+        own, part, account = _volume(run, series, stack, pixels, own)
+        new |= part
+        accounts.append(account)
+    _write(run, series, folder, new)
+    return {"instances": len(series.instances), "volumes": accounts}
+
+
+def _volume(
+    run: _Run, series: Series, stack: Stack, pixels: dicom_scan.Pixels, own: _Head | None
+) -> tuple[_Head, dict[tuple[int, int], NDArray], dict[str, Any]]:
+    """A volume's new slices, with the brain of its series or its world, which is found here if it is not known yet."""
+    from cpmae import pipeline  # and with it torch, after the questions that need neither
+
+    header = series.instances[stack.frames[0].instance].header
+    values = dicom_pixels.value_range(header)
+    scan = dicom_scan.to_scan(stack, pixels, values, header.get("PhotometricInterpretation") == "MONOCHROME1")
+    world = series.world
+    head = own or run.heads.get(world)
+    mask = None
+    if head:
+        mask = mask_on(head.mask, head.affine, stack.shape, stack.affine)
+    elif run.given_mask:
+        mask = given_mask(run.given_mask, scan)
+    elif stack.holes:  # the pipeline would find the brain too, and keep what is interpolated from around it
+        device = run.options.device if run.options.device != "auto" else "cpu"
+        mask = extract_brain(scan.scaled(), run.options.brain_extractor, device)
+    if mask is not None:
+        scan, mask = dicom_scan.without_holes(scan, mask, stack)
+    if head is None and t1w_score(series) < 2:
+        run.warnings.append(f"there is no T1w in the world of {series.name}; its own brain was searched for")
+    options = replace(run.options, seed=run.seed)
+    done = pipeline.deidentify(scan, brain_mask=mask, weights=run.weights, progress=run.tell, **asdict(options))
+    run.warnings += [text for text in (f"{series.name}: {w}" for w in done.warnings) if text not in run.warnings]
+    result = done.image.stored
+    new = dicom_scan.from_scan(stack, result, done.protected, pixels, values)
+    for frame, slot in zip(stack.frames, stack.slots, strict=True):
+        kept, key = done.protected[:, :, slot].T, (frame.instance, frame.index)
+        if not np.array_equal(new[key][kept], pixels[key][kept]):
+            raise ScanError(f"protected voxels of {series.name} changed on the way, and the result was dropped")
+    if head is None:
+        head = _Head(done.brain_mask, stack.affine, scan, done.image)
+        run.heads[world] = head
+    account = {k: v for k, v in done.account.items() if k not in ("seed", "warnings", "metadata", "version")}
+    return head, new, account
+
+
+def _write(run: _Run, series: Series, folder: Path, new: dict[tuple[int, int], NDArray]) -> None:
+    """The instances of a series with new pixels and headers, each read again to see that it holds what it should."""
+    folder.mkdir(parents=True)
+    for n, instance in enumerate(series.instances):
+        whole = dicom.read_whole(instance.path)
+        frames = np.stack([new[n, i] for i in range(sum(1 for key in new if key[0] == n))])
+        path = folder / f"{n + 1:04d}.dcm"
+        try:
+            dicom_pixels.put_pixels(whole, frames)
+            deidentify_header(whole, run.identity, series.patient)
+            whole.save_as(path, enforce_file_format=True)
+        except OSError as error:
+            raise OutputError(f"{path.name} cannot be written ({error.strerror or error}), free space") from error
+        except dicom.DAMAGE as error:
+            text = str(error).splitlines()[0]
+            raise ScanError(
+                f"{instance.path.name} holds what DICOM does not allow ({text}), export it again"
+            ) from error
+        if not np.array_equal(dicom_pixels.get_pixels(dicom.read_whole(path), path.name), frames):
+            raise ScanError(f"instance {n + 1} of {series.name} reads otherwise than it was written, and was dropped")
+
+
+def _put_in_place(
+    run: _Run, tree: Path, output: Path, save_brain_mask: Path | None, picture: Path | None, old: Path
+) -> None:
+    """Mask and picture, then the folder; an old folder is moved away first and comes back if that fails."""
+    head = next(iter(run.heads.values()), None)
+    files: list[tuple[Path, Writer]] = []
+    if head and picture:
+        from cpmae.report.picture import before_after
+
+        before, after = head.before.scaled(), head.after.scaled()
+        files.append((picture, lambda path: before_after(before, after, head.mask, path)))
+    if head and save_brain_mask:
+        files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(head.before, head.mask))))
+    if output.exists():
+        output.rename(old)
+    try:
+        write_together([*files, (output, tree.rename)])
+    except BaseException:
+        if old.exists():
+            with suppress(OSError):  # an error in the restoring would hide the one that led here
+                old.rename(output)
+        raise

@@ -1,0 +1,128 @@
+"""Check a de-identified DICOM folder against its original: series by series, volume by volume, as `verify` does.
+
+Series are found again by number and geometry, since all UIDs are new.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpmae.brain import extract_brain
+from cpmae.errors import CpmaeError, ScanError
+from cpmae.io import dicom, dicom_pixels, dicom_scan
+from cpmae.io.dicom import Series, t1w_score
+from cpmae.io.dicom_volumes import Stack, frames_of, stacks_of
+from cpmae.io.nifti import NiftiScan
+from cpmae.shared_mask import given_mask, mask_on
+from cpmae.verify import Verification, verify
+
+
+@dataclass(frozen=True)
+class SeriesCheck:
+    """What two series show: a `Verification` for each volume, and a sentence for each promise that does not hold."""
+
+    name: str
+    instances: int
+    volumes: tuple[Verification, ...]
+    failures: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers, booleans, lists and None."""
+        volumes = [volume.to_json() for volume in self.volumes]
+        return {
+            "ok": self.ok,
+            "name": self.name,
+            "instances": self.instances,
+            "failures": list(self.failures),
+            "volumes": volumes,
+        }
+
+
+def verify_study(original: Path, result: Path, brain_mask: Path | None, extractor: str) -> list[SeriesCheck]:
+    """Compare each series of MR images in `result` with the one in `original` it was made from.
+
+    Args:
+        original, result: folders.
+        brain_mask: NIfTI file on the grid of the T1w; without one the brain is searched for in the original again.
+        extractor: what searches, as for `brain.extract_brain`.
+
+    Raises:
+        ScanError: if one of the folders holds no series, or cannot be read.
+    """
+    before, after = (dicom.find_series(folder)[0] for folder in (original, result))
+    if not after:
+        raise ScanError(f"{result} holds no MR series, give the folder that cpmae made")
+    pairs = [(_original_of(new, before), new) for new in after]
+    if brain_mask and len({old.world for old, _ in pairs if old}) > 1:
+        raise ScanError(f"{original} holds several frames of reference, and {brain_mask} is for one T1w")
+    brains: dict[tuple[str, str], tuple[NDArray[np.bool_], NDArray[np.float64]]] = {}
+    checks = []
+    for old, new in sorted(pairs, key=lambda pair: t1w_score(pair[0]) if pair[0] else -np.inf, reverse=True):
+        if old is None:
+            failure = "there is no such series in the original (number, instances, positions)"
+            checks.append(SeriesCheck(new.name, len(new.instances), (), (failure,)))
+            continue
+        volumes, failures = [], _same_study(old, new)
+        for (scan, stack), (other, _) in zip(_scans(old), _scans(new), strict=True):
+            if old.world in brains:
+                mask = mask_on(*brains[old.world], stack.shape, stack.affine)
+            else:
+                mask = given_mask(brain_mask, scan) if brain_mask else extract_brain(scan.scaled(), extractor)
+            scan, mask = dicom_scan.without_holes(scan, mask, stack)
+            other, _ = dicom_scan.without_holes(other, mask, stack)
+            brains.setdefault(old.world, (mask, stack.affine))
+            volumes.append(verify(scan, other, mask))
+        failures += [text for volume in volumes for text in volume.failures]
+        checks.append(SeriesCheck(old.name, len(new.instances), tuple(volumes), tuple(dict.fromkeys(failures))))
+    return checks
+
+
+def _original_of(new: Series, candidates: list[Series]) -> Series | None:
+    places = _places(new)
+    same = (old for old in candidates if old.number == new.number and _places(old) == places)
+    return next(same, None) if places else None
+
+
+def _places(series: Series) -> list[tuple[Any, ...]] | None:
+    """Class, storage and position of every slice, in an order of its own; None where it is no series of slices."""
+    try:
+        frames = frames_of(series)
+    except CpmaeError:  # such a series is not in a result, and is no series that a result was made from
+        return None
+    kind = series.instances[0].header.SOPClassUID
+    numbers = ((*f.position, *f.across, *f.down, f.slope, f.inter) for f in frames)
+    return sorted((kind, f.storage, f.number, *n) for f, n in zip(frames, numbers, strict=True))
+
+
+def _same_study(old: Series, new: Series) -> list[str]:
+    """What is wrong with the new headers."""
+    uids = {str(i.header.SOPInstanceUID) for i in old.instances}
+    failures = []
+    if any(str(i.header.SOPInstanceUID) in uids for i in new.instances):
+        failures.append("instances have the UIDs of the original")
+    wholes = (dicom.read_whole(i.path) for i in new.instances)
+    if not all(_marked(whole) for whole in wholes):
+        failures.append("instances lack the mark of recognizable features removed (0012,0064) or (0028,0302)")
+    return failures
+
+
+def _marked(whole: Any) -> bool:
+    codes = {str(code.get("CodeValue")) for code in whole.get("DeidentificationMethodCodeSequence") or []}
+    return "113102" in codes and whole.get("RecognizableVisualFeatures") == "NO"
+
+
+def _scans(series: Series) -> list[tuple[NiftiScan, Stack]]:
+    pixels = dicom_scan.read_pixels(series)
+    found = []
+    for stack in stacks_of(frames_of(series), series.name)[0]:
+        header = series.instances[stack.frames[0].instance].header
+        inverted = header.get("PhotometricInterpretation") == "MONOCHROME1"
+        found.append((dicom_scan.to_scan(stack, pixels, dicom_pixels.value_range(header), inverted), stack))
+    return found

@@ -1,0 +1,258 @@
+"""Identifiers planted wherever a DICOM file has room for them do not survive; what the image needs does."""
+
+import shutil
+import subprocess
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+
+import dicom_phantom as dp
+import numpy as np
+import phantom
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
+
+from cpmae.metadata_dicom import Identity, deidentify_header
+
+STORED = np.rint(phantom.head()[0] * 8).astype(np.uint16)[:, :, 30:32]
+AFFINE = phantom.ras_affine()
+TEXTS = (
+    *("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName", "StudyDescription"),
+    *("SeriesDescription", "ProtocolName", "AccessionNumber", "StudyID", "ReferringPhysicianName", "OperatorsName"),
+    *("PerformingPhysicianName", "NameOfPhysiciansReadingStudy", "PhysiciansOfRecord", "PatientName", "PatientID"),
+    *("OtherPatientNames", "OtherPatientIDs", "PatientBirthName", "PatientMotherBirthName", "PatientAddress"),
+    *("PatientTelephoneNumbers", "PatientComments", "AdditionalPatientHistory", "MedicalAlerts", "Allergies"),
+    *("EthnicGroup", "Occupation", "IssuerOfPatientID", "MilitaryRank", "BranchOfService", "CountryOfResidence"),
+    *("RegionOfResidence", "PatientReligiousPreference", "ResponsiblePerson", "ResponsibleOrganization"),
+    *("DeviceSerialNumber", "ImageComments", "RequestedProcedureDescription", "RequestingPhysician"),
+    *("PerformedProcedureStepID", "PerformedProcedureStepDescription", "PerformedStationName", "PerformedLocation"),
+    *("ContrastBolusAgent", "AdmissionID", "CurrentPatientLocation", "ReasonForStudy", "StudyComments"),
+    *("ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialSubjectID", "ClinicalTrialSiteName"),
+    *("DerivationDescription", "RequestedProcedureID", "RequestedProcedureComments", "ScheduledStudyLocation"),
+    *("CommentsOnThePerformedProcedureStep", "AdmittingDiagnosesDescription", "FillerOrderNumberImagingServiceRequest"),
+    *("PlacerOrderNumberImagingServiceRequest", "OrderEnteredBy", "ServiceEpisodeID", "MedicalRecordLocator"),
+    *("VisitComments", "PatientState", "SpecialNeeds", "GantryID", "PlateID", "DeviceDescription", "DeviceID"),
+    # none of these stands in the standard's table
+    *("AcquisitionProtocolName", "PotentialReasonsForProcedure", "InstructionText", "TextValue", "FrameLabel"),
+    *("CommentsOnTheScheduledProcedureStep", "PartialViewDescription", "StorageMediaFileSetID", "RetrieveURL"),
+)
+DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "PatientBirthDate", "InstanceCreationDate")
+UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "InstanceCreatorUID")
+
+
+class Plants:
+    """Every call gives another identifier; all of them are remembered."""
+
+    def __init__(self) -> None:
+        self.numbers, self.known = count(1001), []
+
+    def __call__(self, form: str = "PLANT{}") -> str:
+        text = form.format(next(self.numbers))
+        self.known.append(text)
+        return text
+
+    def found_in(self, raw: bytes) -> list[str]:
+        return [text for text in self.known if text.encode() in raw or text.encode("utf-16-le") in raw]
+
+
+def fill(data: Dataset, plants: Plants, depth: int = 0) -> None:
+    """Identifiers in this data set, in private tags and in sequences below it."""
+    for keyword in TEXTS:
+        setattr(data, keyword, plants())
+    for keyword in DATES:
+        setattr(data, keyword, plants("{}1231"))  # of the year 1001 and the next ones
+    for keyword in ("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"):
+        setattr(data, keyword, plants("101112.{}"))
+    data.AcquisitionDateTime, data.PerformedProcedureStepStartDateTime = plants("{}1230101112"), plants("{}1229101112")
+    for keyword in UIDS:
+        setattr(data, keyword, plants("1.2.3.{}.4"))
+    block = data.private_block(0x0029, "ACME HEADER", create=True)
+    block.add_new(0x10, "OB", f"x{plants()}x".encode() * 20)
+    block.add_new(0x11, "LO", plants())
+    block.add_new(0x12, "UN", plants().encode() + b" ")
+    inner = Dataset()
+    inner.PatientName = plants()
+    block.add_new(0x13, "SQ", Sequence([inner]))
+    if depth == 2:
+        return
+    # the last two are not in the standard's table: they stay, and what is in them is looked at
+    for keyword in ("RequestAttributesSequence", "ReferencedImageSequence", "AnatomicRegionSequence", "MREchoSequence"):
+        item = Dataset()
+        fill(item, plants, depth + 1)
+        setattr(data, keyword, Sequence([item]))
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = plants(), "99HOSPITAL", plants()
+    data.ProcedureCodeSequence = Sequence([code])
+    nobodys = Dataset()
+    nobodys.CodeMeaning = plants()
+    data.RequestedProcedureCodeSequence = Sequence([nobodys])
+
+
+def planted(enhanced: bool, tmp_path: Path) -> tuple[Dataset, Plants]:
+    if enhanced:
+        path = dp.enhanced(tmp_path / "e.dcm", STORED, AFFINE)
+    else:
+        path = dp.classic(tmp_path, STORED, AFFINE)[0]
+    data, plants = pydicom.dcmread(path), Plants()
+    fill(data, plants)
+    for group in (0x6000, 0x6002, 0x5000):
+        data.add_new((group, 0x0022), "LO", plants())
+        data.add_new((group, 0x3000), "OW", plants().encode() + b" ")
+    icon = Dataset()
+    icon.Rows = icon.Columns = 4
+    icon.PixelData = plants().encode().ljust(16)
+    icon["PixelData"].VR = "OB"
+    data.IconImageSequence = Sequence([icon])
+    data.add_new((0xFFFC, 0xFFFC), "OB", plants().encode())
+    data.preamble = plants().encode().ljust(128, b"\0")
+    data.file_meta.SourceApplicationEntityTitle = plants()
+    data.file_meta.PrivateInformationCreatorUID = plants("1.2.3.{}.4")
+    data.file_meta.PrivateInformation = plants().encode()
+    data.add_new("SmallestImagePixelValue", "US", 3)
+    data.add_new("LargestImagePixelValue", "US", 4095)
+    return data, plants
+
+
+def written(data: Dataset) -> bytes:
+    buffer = BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("enhanced", [False, True], ids=["classic", "enhanced"])
+def test_no_planted_identifier_survives(tmp_path: Path, enhanced: bool) -> None:
+    data, plants = planted(enhanced, tmp_path)
+    raw = written(data)
+    assert len(plants.known) > 400 and len(plants.found_in(raw)) > 400
+    deidentify_header(data, Identity(), "someone")
+    clean = written(data)
+    assert plants.found_in(clean) == []
+    again = pydicom.dcmread(BytesIO(clean))
+    assert again.PixelData == pydicom.dcmread(BytesIO(raw)).PixelData
+    kept = ("Rows", "Columns", "BitsStored", "Manufacturer", "ManufacturerModelName", "MagneticFieldStrength")
+    assert all(keyword in again for keyword in kept)
+    assert "SmallestImagePixelValue" not in again and "LargestImagePixelValue" not in again
+
+
+def test_a_public_code_stays(tmp_path: Path) -> None:
+    data = pydicom.dcmread(dp.classic(tmp_path, STORED, AFFINE)[0])
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "69536005", "SCT", "Head"
+    data.AnatomicRegionSequence = Sequence([code])
+    deidentify_header(data, Identity(), "someone")
+    assert data.AnatomicRegionSequence[0].CodeMeaning == "Head"
+
+
+def test_a_name_in_text_that_stays_goes_too(tmp_path: Path) -> None:
+    data = pydicom.dcmread(dp.classic(tmp_path, STORED, AFFINE)[0])
+    data.SequenceName, data.SoftwareVersions = "t1_doe_42", "1.0"  # the phantom's name is Doe^Jane
+    data.ReceiveCoilName, data.TransmitCoilName = "does", "of MRN 0042"
+    deidentify_header(data, Identity(), "someone")
+    assert "SequenceName" not in data and "TransmitCoilName" not in data and data.ReceiveCoilName == "does"
+    assert data.SoftwareVersions == "1.0" and data.ImagedNucleus == "1H"
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["basic", "keep"])
+@pytest.mark.parametrize("enhanced", [False, True], ids=["classic", "enhanced"])
+def test_marks(tmp_path: Path, clean: bool, enhanced: bool) -> None:
+    data, plants = planted(enhanced, tmp_path)
+    before = written(data)
+    deidentify_header(data, Identity(clean), "someone")
+    raw = written(data)
+    found = pydicom.dcmread(BytesIO(raw))
+    codes = [(c.CodeValue, c.CodingSchemeDesignator) for c in found.DeidentificationMethodCodeSequence]
+    assert codes == [("113102", "DCM"), ("113100", "DCM")] if clean else [("113102", "DCM")]
+    assert found.RecognizableVisualFeatures == "NO" and found.PatientIdentityRemoved == ("YES" if clean else "NO")
+    assert "cpmae" in found.DeidentificationMethod and "cpmae" in found.DerivationDescription
+    assert found.ImageType[0] == "DERIVED" and found.ImageType[1:] == pydicom.dcmread(BytesIO(before)).ImageType[1:]
+    if enhanced:
+        kinds = found.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence[0].FrameType
+        assert kinds[0] == "DERIVED"
+    assert found.SOPInstanceUID == found.file_meta.MediaStorageSOPInstanceUID
+    assert raw[:128] == bytes(128)
+    pictures = [p for p in plants.known if p.encode() in raw]
+    if not clean:  # names stay; UIDs, overlays, curves, thumbnails, private bytes and what follows the pixels do not
+        assert found.PatientName in plants.known and found[0x00291011].value in plants.known
+        assert not any(p.startswith("1.2.3.") for p in pictures)
+        for gone in (0x60003000, 0x50003000, 0x00880200, 0x00291010, 0x00291012, 0xFFFCFFFC):
+            assert gone not in found
+        assert "LargestImagePixelValue" not in found
+
+
+def test_siemens_parameters_stay_where_metadata_is_kept(tmp_path: Path) -> None:
+    data = pydicom.dcmread(dp.classic(tmp_path, STORED, AFFINE)[0])
+    block = data.private_block(0x0029, "SIEMENS CSA HEADER", create=True)
+    block.add_new(0x10, "OB", b"SV10\4\3\2\1parameters")
+    block.add_new(0x15, "OB", b"a thumbnail!")
+    deidentify_header(data, Identity(clean=False), "someone")
+    assert 0x00291010 in data and 0x00291015 not in data
+
+
+def test_new_uids_are_one_for_each_old_one_in_a_run_and_others_in_the_next() -> None:
+    one, other = Identity(), Identity()
+    assert one.uid("1.2.3.4") == one.uid("1.2.3.4") != one.uid("1.2.3.5")
+    assert one.uid("1.2.3.4") != other.uid("1.2.3.4")
+    assert one.uid(MRImageStorage) == MRImageStorage and one.uid(EnhancedMRImageStorage) == EnhancedMRImageStorage
+    assert pydicom.uid.UID(one.uid("1.2.3.4")).is_valid and len(one.uid("1.2.3.4")) <= 64
+    assert one.patient_id("a") == one.patient_id("a") != one.patient_id("b")
+    assert "key" not in repr(one)
+
+
+def header(**values: object) -> Dataset:
+    data = dp.base(MRImageStorage, **values)
+    return dp.image(data, STORED[:, :, 0])
+
+
+def test_retained_dates_move_together_by_patient() -> None:
+    identity = Identity(retain=frozenset({"dates"}))
+    moved = []
+    for date, patient in (("20200110", "a"), ("20210110", "a"), ("20200110", "b")):
+        data = header(StudyDate=date, AcquisitionDateTime=f"{date}101112.5")
+        deidentify_header(data, identity, patient)
+        assert data.AcquisitionDateTime == f"{data.StudyDate}101112.5" and data.StudyTime == "101112"
+        assert data.PatientBirthDate == "" and data.LongitudinalTemporalInformationModified == "MODIFIED"
+        assert "113107" in [c.CodeValue for c in data.DeidentificationMethodCodeSequence]
+        moved.append(np.datetime64(f"{data.StudyDate[:4]}-{data.StudyDate[4:6]}-{data.StudyDate[6:]}"))
+    assert (moved[1] - moved[0]).astype(int) == 366 and moved[0] != moved[2]
+    assert moved[0] < np.datetime64("2019-01-12")
+
+
+def test_retained_characteristics_device_and_uids() -> None:
+    plain, patient, device, uids = (
+        header(PatientAge="093Y", DeviceSerialNumber="SN-77", StationName="MR1") for _ in range(4)
+    )
+    study = plain.StudyInstanceUID
+    deidentify_header(plain, Identity(), "a")
+    assert "PatientAge" not in plain and plain.PatientSex == "" and "StationName" not in plain
+    assert plain.LongitudinalTemporalInformationModified == "REMOVED"
+    deidentify_header(patient, Identity(retain=frozenset({"patient"})), "a")
+    assert (patient.PatientAge, patient.PatientSex, patient.PatientWeight) == ("090Y", "F", 61)
+    deidentify_header(device, Identity(retain=frozenset({"device"})), "a")
+    assert (device.DeviceSerialNumber, device.StationName) == ("SN-77", "MR1")
+    old = uids.SOPInstanceUID
+    deidentify_header(uids, Identity(retain=frozenset({"uids"})), "a")
+    assert uids.StudyInstanceUID == study and uids.SOPInstanceUID != old
+    for data, code in ((patient, "113108"), (device, "113109"), (uids, "113110")):
+        assert code in [c.CodeValue for c in data.DeidentificationMethodCodeSequence]
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["basic", "keep"])
+@pytest.mark.parametrize("enhanced", [False, True], ids=["classic", "enhanced"])
+def test_dciodvfy_finds_no_fault_that_was_not_there(tmp_path: Path, enhanced: bool, clean: bool) -> None:
+    if not shutil.which("dciodvfy"):
+        pytest.skip("dciodvfy of Debian's dicom3tools is not installed")
+    path = dp.enhanced(tmp_path / "e.dcm", STORED, AFFINE) if enhanced else dp.classic(tmp_path, STORED, AFFINE)[0]
+    before = faults(path)
+    data = pydicom.dcmread(path)
+    deidentify_header(data, Identity(clean), "someone")
+    data.save_as(tmp_path / "new.dcm", enforce_file_format=True)
+    assert faults(tmp_path / "new.dcm") <= before
+
+
+def faults(path: Path) -> set[str]:
+    ran = subprocess.run(["dciodvfy", path], capture_output=True, text=True, timeout=60)
+    assert "MRImage" in ran.stderr
+    return {line for line in ran.stderr.splitlines() if line.startswith("Error")}

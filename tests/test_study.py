@@ -1,0 +1,442 @@
+"""A DICOM folder in, the same instances out: the whole way with everything that lies in such folders."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dicom_phantom as dp
+import nibabel as nib
+import numpy as np
+import phantom
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from pydicom import uid
+from test_cli import contents, run
+from test_metadata_dicom import Plants
+
+from cpmae.errors import OutputError
+from cpmae.io.dicom import find_series, t1w_score
+from cpmae.shared_mask import mask_on
+from cpmae.study import _put_in_place
+
+DATA, BRAIN = phantom.head()
+STORED = np.rint(DATA * 8).astype(np.uint16)
+AFFINE = phantom.ras_affine()
+SIGNED = np.rint(1500 - 6 * DATA).astype(np.int16)  # another contrast, in other bits
+ELSEWHERE = AFFINE @ np.array([[1, 0, 0, 3], [0, 1, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1.0]])
+THICK = np.ascontiguousarray(SIGNED[3:, :, :].reshape(53, 72, 32, 2).mean(3)).astype(np.int16)
+
+
+def mask_file(folder: Path, affine: NDArray[np.float64] = AFFINE) -> Path:
+    """The brain as NIfTI, its first two axes turned as dcm2niix turns them."""
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    flip[:2, 3] = np.array(BRAIN.shape[:2]) - 1
+    nib.save(nib.Nifti1Image(BRAIN[::-1, ::-1].astype(np.uint8), affine @ flip), folder / "mask.nii.gz")
+    return folder / "mask.nii.gz"
+
+
+def secondary_capture() -> pydicom.Dataset:
+    data = dp.base(uid.SecondaryCaptureImageStorage, Modality="OT", SeriesDescription="screen of Doe")
+    return dp.image(data, STORED[:, :, 30])
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A folder with two head series among much else, and what the command made of it."""
+    work, plants = tmp_path_factory.mktemp("study"), Plants()
+    folder = work / "in"
+
+    def plant(data: pydicom.Dataset, k: int) -> None:
+        data.PatientAddress, data.ImageComments, data.InstitutionName = plants(), plants(), plants()
+        data.private_block(0x0011, "ACME", create=True).add_new(1, "LO", plants())
+        if k == 20:
+            data.PixelPaddingValue = 0
+
+    dp.classic(folder / "Doe_Jane" / "a", STORED, AFFINE, plant, SeriesNumber=4)
+    dp.enhanced(folder / "Doe_Jane" / "MR.1", THICK, ELSEWHERE, bits=13, SeriesNumber=2)
+    dp.put(folder / "capture.dcm", secondary_capture())
+    dp.put(folder / "sr.dcm", dp.base(uid.EnhancedSRStorage, Modality="SR"))
+    dp.put(folder / "spectrum.dcm", dp.base(uid.MRSpectroscopyStorage))
+    dp.classic(folder / "loc", STORED[:, :, 30:33], AFFINE, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    colour = dp.classic(folder / "map", STORED[:, :, 20:40], AFFINE, SamplesPerPixel=3, SeriesDescription="FA colour")
+    burned = dp.classic(folder / "burned", STORED, AFFINE, BurnedInAnnotation="YES", SeriesNumber=9)
+    (folder / "notes.txt").write_text("Doe^Jane")
+    (folder / "loc" / "broken.dcm").write_bytes(colour[0].read_bytes()[:300])
+    before = contents(folder)
+    arguments = ["deidentify", folder, work / "out", "--brain-mask", mask_file(work), "--seed", "1", "--json"]
+    ran = run(*arguments, "--save-brain-mask", work / "found.nii.gz", "--picture", work / "both.png")
+    assert contents(folder) == before
+    return {"work": work, "in": folder, "out": work / "out", "ran": ran, "plants": plants, "burned": burned}
+
+
+def instances(folder: Path) -> list[pydicom.Dataset]:
+    return [pydicom.dcmread(p) for p in sorted(folder.rglob("*.dcm"))]
+
+
+def volume(folder: Path) -> NDArray:
+    """Stored integers of a classic series along its positions, (columns, rows, slices)."""
+    slices = sorted(instances(folder), key=lambda d: float(d.ImagePositionPatient[2]))
+    return np.stack([d.pixel_array.T for d in slices], axis=2)
+
+
+def test_both_head_series_come_back_and_the_rest_is_listed(study: dict[str, Any]) -> None:
+    ran, account = study["ran"], json.loads(study["ran"].stdout)
+    assert ran.exit_code == 1, ran.output  # since one series failed
+    assert [e["instances"] for e in account["series"]] == [1, 64]
+    folders = {str(p.relative_to(study["out"])) for p in study["out"].rglob("*") if p.is_file()}
+    assert folders == {
+        *("study-01/series-001/0001.dcm",),
+        *(f"study-01/series-002/{n:04d}.dcm" for n in range(1, 65)),
+    }
+    left = {item["name"]: item["reason"] for item in account["left_out"]}
+    assert "Secondary Capture" in left["capture.dcm"] and "SR" in left["sr.dcm"]
+    assert "Spectroscopy" in left["spectrum.dcm"] and "no DICOM file" in left["notes.txt"]
+    assert "localizer" in left["series 1 (t1_mprage)"] and "colour" in left["series 1 (FA colour)"]
+    assert "cut off" in left["loc/broken.dcm"]
+    assert [item["name"] for item in account["failed"]] == ["series 9 (t1_mprage)"]
+    assert "BurnedInAnnotation YES" in ran.stderr and "--allow-burned-in" in ran.stderr
+    assert account["seed"] == 1 and "Traceback" not in ran.output
+
+
+def test_protected_integers_are_equal_and_the_rest_is_new(study: dict[str, Any]) -> None:
+    found = volume(study["out"] / "study-01/series-002")
+    assert found.dtype == np.uint16 and np.array_equal(found[BRAIN], STORED[BRAIN])
+    nose = (slice(25, 36), slice(62, 70), slice(20, 32))
+    assert np.mean(found[nose] == STORED[nose]) < 0.1 and found.max() <= 4095
+    (enhanced,) = instances(study["out"] / "study-01/series-001")
+    pixels, there = enhanced.pixel_array.transpose(2, 1, 0), mask_on(BRAIN, AFFINE, THICK.shape, ELSEWHERE)
+    assert there.sum() > 0.45 * BRAIN.sum()
+    assert pixels.dtype == np.int16 and np.array_equal(pixels[there], THICK[there])
+    assert np.mean(pixels[~there] == THICK[~there]) < 0.1
+    assert pixels.min() >= -4096 and pixels.max() <= 4095
+
+
+def test_class_geometry_and_storage_are_the_same(study: dict[str, Any]) -> None:
+    (old,), (new,) = instances_of(study["in"], "MR.1"), instances(study["out"] / "study-01/series-001")
+    assert new.SOPClassUID == uid.EnhancedMRImageStorage and new.NumberOfFrames == old.NumberOfFrames
+    for a, b in zip(old.PerFrameFunctionalGroupsSequence, new.PerFrameFunctionalGroupsSequence, strict=True):
+        assert a.PlanePositionSequence == b.PlanePositionSequence
+    files, slices = sorted((study["in"] / "Doe_Jane/a").iterdir()), instances(study["out"] / "study-01/series-002")
+    for path, b in zip([*files, study["in"] / "Doe_Jane/MR.1"], [*slices, new], strict=True):
+        a = pydicom.dcmread(path)
+        for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"):
+            assert a[keyword] == b[keyword]
+        for keyword in ("PhotometricInterpretation", "InstanceNumber", "SOPClassUID"):
+            assert a[keyword] == b[keyword]
+        for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+            assert a.get(keyword) == b.get(keyword)
+
+
+def instances_of(folder: Path, name: str) -> list[pydicom.Dataset]:
+    return [pydicom.dcmread(p) for p in folder.rglob(name)]
+
+
+def test_uids_are_new_and_consistent_in_the_study(study: dict[str, Any]) -> None:
+    old, new = instances_of(study["in"], "im*") + instances_of(study["in"], "MR.1"), instances(study["out"])
+    before = {str(e.value) for d in old for e in d if e.VR == "UI" and not e.value.startswith("1.2.840.10008.")}
+    after = [str(e.value) for d in new for e in d if e.VR == "UI"]
+    assert not before & set(after)
+    for keyword, count in (("StudyInstanceUID", 1), ("FrameOfReferenceUID", 1), ("SeriesInstanceUID", 2)):
+        assert len({d[keyword].value for d in new}) == count
+    assert len({d.SOPInstanceUID for d in new}) == 65 and len({d.PatientID for d in new}) == 1
+
+
+def test_no_identifier_in_any_file_or_name(study: dict[str, Any]) -> None:
+    files = [p for p in study["out"].rglob("*") if p.is_file()]
+    known = [*study["plants"].known, "Doe", "Jane", "MRN-0042", "19700214", "20250618", "SN-77", "t1_mprage"]
+    assert len(known) > 250
+    for path in files:
+        raw = path.read_bytes()
+        assert not [text for text in known if text.encode() in raw]
+    assert "Doe" not in str([p.relative_to(study["out"]) for p in files])
+
+
+def test_the_mask_and_the_picture_are_of_the_t1w(study: dict[str, Any]) -> None:
+    found = nib.load(study["work"] / "found.nii.gz")
+    assert found.get_data_dtype() == np.uint8 and np.allclose(found.affine, AFFINE, atol=1e-4)
+    assert np.array_equal(np.asarray(found.dataobj) != 0, BRAIN)
+    assert (study["work"] / "both.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in study["work"].iterdir()) == ["both.png", "found.nii.gz", "in", "mask.nii.gz", "out"]
+
+
+def test_dcm2niix_reads_the_same_geometry(study: dict[str, Any], tmp_path: Path) -> None:
+    tool = shutil.which("dcm2niix", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if not tool:
+        pytest.skip("dcm2niix is not installed")
+    images = []
+    for name, folder in (("before", study["in"] / "Doe_Jane/a"), ("after", study["out"] / "study-01/series-002")):
+        (tmp_path / name).mkdir()
+        subprocess.run([tool, "-b", "n", "-f", "x", "-o", tmp_path / name, folder], check=True, capture_output=True)
+        images.append(nib.load(tmp_path / name / "x.nii"))
+    one, other = images
+    assert one.shape == other.shape == phantom.SHAPE and np.array_equal(one.affine, other.affine)
+    mask = nib.load(study["work"] / "found.nii.gz")
+    brain = nib.as_closest_canonical(mask).get_fdata() > 0
+    a, b = (np.asarray(nib.as_closest_canonical(i).dataobj) for i in images)
+    assert np.array_equal(a[brain], b[brain]) and not np.array_equal(a, b)
+
+
+def test_verify_of_two_folders(study: dict[str, Any], tmp_path: Path) -> None:
+    arguments = ("--brain-mask", study["work"] / "mask.nii.gz")
+    ran = run("verify", study["in"], study["out"], *arguments)
+    assert ran.exit_code == 0 and ran.stdout.count("  verified\n") == 2, ran.output
+    shutil.copytree(study["out"], tmp_path / "out")
+    path = tmp_path / "out" / "study-01" / "series-002" / "0040.dcm"
+    data = pydicom.dcmread(path)
+    data.PixelData = bytes(len(data.PixelData))
+    del data.RecognizableVisualFeatures
+    data.save_as(path)
+    ran = run("verify", study["in"], tmp_path / "out", *arguments, "--json")
+    broken, whole = sorted(json.loads(ran.stdout), key=lambda check: check["ok"])
+    assert ran.exit_code == 1 and whole["ok"] and broken["instances"] == 64
+    assert f"{int(BRAIN[:, :, 39].sum())} of " in broken["failures"][1] and "lack the mark" in broken["failures"][0]
+    ran = run("verify", study["out"], tmp_path / "out")
+    assert ran.exit_code == 1 and "UIDs of the original" in ran.stdout
+
+
+def test_echoes_a_missing_slice_slopes_by_slice_and_kept_metadata(tmp_path: Path) -> None:
+    series, echoes = uid.generate_uid(), (STORED, (STORED * 0.6).astype(np.uint16))
+
+    def change(data: pydicom.Dataset, k: int) -> None:
+        data.RescaleSlope, data.RescaleIntercept, data.PatientComments = 1 + k / 100, 0, "kept"
+
+    for n, stored in enumerate(echoes):
+        paths = dp.classic(
+            tmp_path / "in",
+            stored,
+            AFFINE,
+            change,
+            names=f"{n}-{{:04d}}.dcm",
+            EchoTime=3.0 + n,
+            SeriesInstanceUID=series,
+        )
+        paths[33].unlink()
+    out = tmp_path / "out" / "old.dcm"
+    dp.put(out, secondary_capture())
+    options = ("--metadata", "keep", "--overwrite", "--brain-mask", mask_file(tmp_path))
+    ran = run("deidentify", tmp_path / "in", tmp_path / "out", *options)
+    assert ran.exit_code == 0 and ran.stderr.count("is missing in series 1") == 1, ran.output
+    found = instances(tmp_path / "out")
+    assert len(found) == 126 and not out.exists()
+    brain = BRAIN.copy()
+    for data in found:
+        echo, k = echoes[int(data.EchoTime) - 3], round((data.ImagePositionPatient[2] - AFFINE[2, 3]) / 3)
+        new, old, inside = data.pixel_array.T, echo[:, :, k], brain[:, :, k]
+        assert k != 33 and np.array_equal(new[inside], old[inside])
+        assert inside.all() or np.mean(new[~inside] == old[~inside]) < 0.7
+        assert (data.PatientName, data.PatientComments, data.PatientIdentityRemoved) == ("Doe^Jane", "kept", "NO")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "mask.nii.gz", "out"]
+
+
+def test_a_bad_instance_fails_its_series_and_nothing_is_written(folder: Path) -> None:
+    path = folder / "in" / "im0006"
+    path.write_bytes(path.read_bytes()[:-500])
+    before = contents(folder)
+    ran = run("deidentify", folder / "in", folder / "out")
+    assert ran.exit_code == 1 and "im0006" in ran.stderr and "copy it again" in ran.stderr
+    assert contents(folder) == before
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    dp.classic(tmp_path / "in", STORED[:, :, :12], AFFINE)
+    (tmp_path / "file").write_bytes(b"kept")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "other.dcm").write_bytes(b"kept")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.pdf").write_bytes(b"kept")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "words"),
+    [
+        ("in", (), "in is, holds or lies in the input"),
+        ("in/out", (), "lies in the input"),
+        (".", ("--overwrite",), "holds or lies in the input"),
+        ("none/out", (), "none does not exist, make it"),
+        ("file", ("--overwrite",), "file is a file and the input a folder"),
+        ("full", (), "full is not empty"),
+        ("foreign", ("--overwrite",), "holds thesis.pdf, which is no result"),
+        ("out", ("--picture", "p.jpg"), "p.jpg does not end in .png"),
+        ("out", ("--save-brain-mask", "m.txt"), "m.txt does not end in .nii"),
+        ("out", ("--brain-mask", "none.nii"), "none.nii does not exist"),
+    ],
+)
+def test_outputs_that_cannot_be(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, output: str, more: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(folder)
+    before = contents(folder)
+    ran = run("deidentify", "in", output, *more)
+    assert ran.exit_code == 1 and words in ran.stderr and "Traceback" not in ran.output
+    assert ran.stderr.count("\n") == 1 and ran.stdout == ""
+    assert contents(folder) == before
+
+
+def test_folders_without_a_head(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for words, name, raw in (
+        ("holds no files", None, b""),
+        ("holds no DICOM file among its 1", "notes.txt", b"hello"),
+        (
+            "no head series that can be de-identified (capture.dcm: no MR image but Secondary Capture",
+            "capture.dcm",
+            None,
+        ),
+    ):
+        if name:
+            (tmp_path / "in" / name).write_bytes(raw or b"")
+        if raw is None:
+            dp.put(tmp_path / "in" / name, secondary_capture())  # type: ignore[operator]
+        ran = run("deidentify", tmp_path / "in", tmp_path / "out")
+        assert ran.exit_code == 1 and words in ran.stderr and not (tmp_path / "out").exists()
+
+
+def test_options_for_folders_alone(folder: Path) -> None:
+    for more in (("--retain", "dates"), ("--allow-burned-in",)):
+        ran = run("deidentify", folder / "scan.nii", folder / "out.nii", *more)
+        assert ran.exit_code == 2 and "DICOM" in ran.stderr
+    ran = run("deidentify", folder / "in", folder / "out", "--retain", "dates", "--metadata", "keep")
+    assert ran.exit_code == 2 and "--retain" in ran.stderr
+
+
+def test_one_mask_for_two_worlds_is_refused(folder: Path) -> None:
+    dp.classic(folder / "in" / "b", STORED[:, :, :12], AFFINE, FrameOfReferenceUID=uid.generate_uid())
+    ran = run("deidentify", folder / "in", folder / "out", "--brain-mask", mask_file(folder))
+    assert ran.exit_code == 1 and "several patients, studies or frames of reference" in ran.stderr
+
+
+def test_the_t1w_goes_first(tmp_path: Path) -> None:
+    thin = STORED[:, :, :9]
+    for n, (text, echo, kind, sort) in enumerate(
+        [
+            ("AX FLAIR T2", 90, "2D", "ORIGINAL"),
+            ("t1_mprage MPR cor", 3, "3D", "DERIVED"),
+            ("Sag CUBE", 80, "3D", "ORIGINAL"),
+            ("T1 BRAVO", 3, "3D", "ORIGINAL"),
+            ("ep2d_diff", 60, "2D", "ORIGINAL"),
+        ]
+    ):
+        kinds = {"EchoTime": echo, "MRAcquisitionType": kind, "ImageType": [sort, "PRIMARY"], "ProtocolName": text}
+        dp.classic(tmp_path / str(n), thin, AFFINE, SeriesDescription=text, **kinds)
+    series, _ = find_series(tmp_path)
+    scores = {s.name[10:-1]: t1w_score(s) for s in series}
+    order = sorted(scores, key=lambda name: scores[name], reverse=True)
+    assert order[:2] == ["T1 BRAVO", "t1_mprage MPR cor"] and max(scores[name] for name in order[2:]) < 2
+
+
+def test_a_mask_on_another_grid_of_the_same_world(orientation: str) -> None:
+    mask, affine = phantom.turned(BRAIN, orientation)
+    assert np.array_equal(mask_on(BRAIN, AFFINE, mask.shape, affine), mask) or orientation == "oblique"
+    finer = affine @ np.diag([0.5, 0.5, 1, 1.0])
+    there = mask_on(mask, affine, (2 * mask.shape[0], 2 * mask.shape[1], mask.shape[2]), finer)
+    assert abs(there.sum() / (4 * mask.sum()) - 1) < 0.04
+    thick = affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 3, 1], [0, 0, 0, 1.0]])
+    third = mask_on(mask, affine, (*mask.shape[:2], mask.shape[2] // 3), thick)
+    assert abs(3 * third.sum() / mask.sum() - 1) < 0.05
+
+
+def test_an_old_result_comes_back_if_the_new_one_cannot_take_its_place(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old.dcm").write_bytes(b"kept")
+    run_ = SimpleNamespace(heads={})
+    with pytest.raises(OutputError, match="out cannot be written"):
+        _put_in_place(run_, tmp_path / "no tree", tmp_path / "out", None, None, tmp_path / "aside")  # type: ignore[arg-type]
+    assert contents(tmp_path).keys() == {"out", "out/old.dcm"}
+
+
+def test_sigterm_in_the_middle_leaves_nothing(folder: Path) -> None:
+    temporary = folder / "system"
+    temporary.mkdir()
+    started = folder / "started"
+    tool = f"command:sh -c 'touch {started}; sleep 600' {{input}} {{mask}}"
+    before = contents(folder)
+    command = [sys.executable, "-m", "cpmae", "deidentify", folder / "in", folder / "out", "--brain-extractor", tool]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        for _ in range(1200):
+            if started.exists():
+                break
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        assert len([p for p in folder.iterdir() if p.name.startswith(".cpmae-")]) == 1
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 143
+    started.unlink()
+    assert contents(folder) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEG2000Lossless])
+def test_a_compressed_synthetic_head_with_its_brain_searched_for(tmp_path: Path, syntax: uid.UID) -> None:
+    with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as path:
+        image = nib.as_closest_canonical(nib.load(path))
+    stored = np.clip(np.rint(image.get_fdata()), 0, 4095).astype(np.uint16)
+    for path in dp.classic(tmp_path / "in", stored, image.affine):
+        data = pydicom.dcmread(path)
+        plugin = "pydicom" if syntax == uid.RLELossless else "pylibjpeg"
+        data.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
+        data.save_as(path)
+    ran = run("deidentify", tmp_path / "in", tmp_path / "out")
+    assert ran.exit_code == 0, ran.output
+    ran = run("verify", tmp_path / "in", tmp_path / "out")
+    assert ran.exit_code == 0, ran.output
+
+
+@pytest.mark.slow
+def test_both_real_series_come_back_complete(shared: Path, tmp_path: Path) -> None:
+    source = shared / "scans" / "adi-brain" / "dicom"
+    ran = run("deidentify", source, tmp_path / "out", "--json", "--save-brain-mask", tmp_path / "mask.nii.gz")
+    assert ran.exit_code == 0, ran.output
+    account = json.loads(ran.stdout)
+    assert [e["instances"] for e in account["series"]] == [175, 55]
+    assert any("missing in series 6" in w and "34 and 36" in w for w in account["warnings"])
+    found = nib.load(tmp_path / "mask.nii.gz")
+    mask, affine = np.asarray(found.dataobj) != 0, found.affine
+    for name, folder in (("t1w-memprage", "series-001"), ("t2w-fse", "series-002")):
+        old = {d.InstanceNumber: d for d in instances(source / name)}
+        new = {d.InstanceNumber: d for d in instances(tmp_path / "out" / "study-01" / folder)}
+        assert old.keys() == new.keys()
+        inside = 0
+        for number, b in new.items():
+            a = old[number]
+            for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "BitsStored"):
+                assert a[keyword] == b[keyword]
+            brain = mask_on(mask, affine, (a.Columns, a.Rows, 1), plane(a))[:, :, 0].T
+            assert np.array_equal(a.pixel_array[brain], b.pixel_array[brain])
+            inside += int(brain.sum())
+        assert inside > 100_000
+        raw = b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*.dcm"))
+        words = (
+            b"DOE^JANE",
+            b"MRN-0042",
+            b"19870704",
+            b"20120414",
+            b"GAGOSKI",
+            b"Example General",
+            b"MRC35235",
+            b".35235.",
+            b"MEMPRAGE",
+        )
+        assert not [word for word in words if word in raw]
+
+
+def plane(data: pydicom.Dataset) -> NDArray[np.float64]:
+    """Affine of one slice, RAS+; its thickness as the third column."""
+    across, down = np.array(data.ImageOrientationPatient[:3], float), np.array(data.ImageOrientationPatient[3:], float)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = across * data.PixelSpacing[1], down * data.PixelSpacing[0]
+    affine[:3, 2] = np.cross(across, down) * float(data.SliceThickness)
+    affine[:3, 3] = data.ImagePositionPatient
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
