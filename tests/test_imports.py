@@ -9,12 +9,14 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "cpmae"
 LEVELS = [
-    {"__main__", "cli", "cli_train"},
-    {"training", "evaluation"},
+    {"__main__", "cli", "cli_train", "cli_bids"},
+    {"training", "evaluation", "bids", "progress"},
+    {"batch"},
     {"files"},
     {"pipeline"},
     {"verify", "report"},
-    {"io", "brain", "canonical", "region", "sampling", "generate", "compose", "metadata"},
+    {"io", "brain", "canonical", "region", "sampling", "generate", "compose"}
+    | {"metadata", "metadata_json", "metadata_tsv"},
     {"models"},
     {"volume", "errors"},
 ]
@@ -101,6 +103,8 @@ def test_forbidden_packages(folder: str, forbidden: set[str]) -> None:
         ("cpmae.io.nifti", ["torch", "matplotlib"]),
         ("cpmae.brain", ["torch", "deepbet", "pandas"]),
         ("cpmae.verify", ["torch", "matplotlib"]),
+        ("cpmae.batch.local", ["torch", "numpy", "nibabel", "distributed"]),
+        ("cpmae.bids.app", ["torch", "matplotlib", "distributed"]),
     ],
 )
 def test_import_is_lazy(module: str, absent: list[str]) -> None:

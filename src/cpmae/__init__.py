@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cpmae.errors import (
         BrainMaskError,
+        ClusterError,
         CpmaeError,
         DeviceError,
         MissingExtraError,
         OutputError,
         ScanError,
+        SettingsError,
         WeightsError,
     )
     from cpmae.io.nifti import NiftiScan, read, write
@@ -26,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BrainMaskError",
+    "ClusterError",
     "CpmaeError",
     "Deidentified",
     "DeviceError",
@@ -33,6 +36,7 @@ __all__ = [
     "NiftiScan",
     "OutputError",
     "ScanError",
+    "SettingsError",
     "Verification",
     "Volume",
     "WeightsError",
@@ -51,11 +55,13 @@ _HOME = {
     **dict.fromkeys(
         (
             "BrainMaskError",
+            "ClusterError",
             "CpmaeError",
             "DeviceError",
             "MissingExtraError",
             "OutputError",
             "ScanError",
+            "SettingsError",
             "WeightsError",
         ),
         "cpmae.errors",

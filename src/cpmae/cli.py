@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from cpmae import __version__
+from cpmae.cli_bids import BidsCommand, bids
 from cpmae.cli_train import train
 from cpmae.errors import CpmaeError
 
@@ -198,6 +199,9 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where the files go; made i
     brain, *_, verdict = _in_words(found)
     typer.echo(f"{brain}\n{verdict}")
     raise typer.Exit(0 if found.ok else 1)
+
+
+app.command(cls=BidsCommand)(bids)
 
 
 def _one_of_two(brain_mask: Path | None, brain_extractor: str | None) -> None:

@@ -1,6 +1,6 @@
 """A scan in one file, de-identified into another: what single runs, data sets and batches share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +39,8 @@ def deidentify_file(
     weights: "str | Path | HeadModel | None" = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
+    beside: "Callable[[Deidentified], Sequence[tuple[Path, Writer]]] | None" = None,
+    staging: Path | None = None,
 ) -> "Deidentified":
     """De-identify the scan `input` and write all outputs or none.
 
@@ -51,6 +53,8 @@ def deidentify_file(
         weights: a weight file or a model from `checkpoint.load`; the package's own if None.
         overwrite: replace outputs that exist.
         progress: called with the name of each stage.
+        beside: further files to write with the result, which it is given; they replace what is there.
+        staging: a folder on the outputs' file system for what is not complete yet; beside the outputs if None.
 
     Raises:
         OutputError and what `pipeline.deidentify` raises.
@@ -78,5 +82,6 @@ def deidentify_file(
         files.append((picture, lambda path: before_after(before, after, result.brain_mask, path)))
     if save_brain_mask:
         files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(scan, result.brain_mask))))
-    write_together([*files, (output, lambda path: nifti.write(path, result.image))])
+    files += beside(result) if beside else ()
+    write_together([*files, (output, lambda path: nifti.write(path, result.image))], staging)
     return result
