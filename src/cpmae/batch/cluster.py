@@ -5,6 +5,7 @@ the same path. A worker that dies has its scan done again by Dask on another one
 """
 
 import importlib
+import queue
 import shutil
 import threading
 from collections.abc import Iterable
@@ -32,6 +33,7 @@ class DaskWorkers:
     def __init__(self, client: Any, work: Work, records: Records, staging: Path, hide: Iterable[Path] = ()) -> None:
         self._client, self._arguments = client, (work, records, staging, tuple(hide))
         self._running: dict[Any, Job] = {}
+        self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def __enter__(self) -> "DaskWorkers":
         return self
@@ -47,26 +49,28 @@ class DaskWorkers:
 
     def submit(self, job: Job) -> None:
         work, *others = self._arguments
-        self._running[self._client.submit(_one, work, job, *others, pure=False)] = job
+        future = self._client.submit(_one, work, job, *others, pure=False)
+        self._running[future] = job
+        future.add_done_callback(self._ended.put)
 
     def wait(self) -> list[tuple[Job, Outcome]]:
-        distributed = _require("distributed")
         if self._client.status not in ("running", "connecting"):
             raise ClusterError("the Dask scheduler was lost; start it and run the same command again, it goes on")
-        with suppress(TimeoutError):
-            distributed.wait(list(self._running), timeout=1.0, return_when="FIRST_COMPLETED")
-        ended = [future for future in self._running if future.done()]
-        return [self._outcome(future, self._running.pop(future)) for future in ended]
+        with suppress(queue.Empty):
+            ended = [self._ended.get(timeout=1.0)]
+            while not self._ended.empty():
+                ended.append(self._ended.get())
+            return [self._outcome(future, self._running.pop(future)) for future in ended]
+        return []
 
     def _outcome(self, future: Any, job: Job) -> tuple[Job, Outcome]:
         if future.status == "finished":
             return job, future.result()
-        if future.status != "error":
-            return job, Outcome("lost", f"Dask lost the scan ({future.status})")
-        error = future.exception()
-        outcome = Outcome("failed", f"Dask gave the scan up ({type(error).__name__}); is there memory enough?")
-        self._arguments[1].write(job, outcome)  # the worker could not
-        return job, outcome
+        # Dask gives up what was on several workers that died. It blames all scans of a worker, so each is tried again.
+        error = future.exception() if future.status == "error" else future.status
+        return job, Outcome(
+            "lost", f"Dask gave the scan up ({error if isinstance(error, str) else type(error).__name__})"
+        )
 
 
 def connect(address: str) -> Any:
