@@ -23,6 +23,7 @@ def participant(
     settings: Settings,
     *,
     tell: engine.Tell,
+    work: engine.Work = deidentify_scan,
     n_procs: int = 1,
     scheduler: str | None = None,
     slurm: bool = False,
@@ -31,6 +32,7 @@ def participant(
 
     Args:
         tell: see `engine.run`.
+        work: what does a scan in a worker, as `work.deidentify_scan`; has to be picklable.
         n_procs: processes on this machine, or jobs that Slurm is asked for.
         scheduler: address of a Dask scheduler, to work there.
         slurm: work in jobs of Slurm.
@@ -52,11 +54,11 @@ def participant(
     todo = jobs(dataset, scans, target, settings, description.source_uri(dataset, target))
     with _staging(target) as staging:
         description.describe(dataset, target, settings.placement, staging)
-        work = (deidentify_scan, records, staging, (source, target))
+        what = (work, records, staging, (source, target))
         if scheduler or slurm:
-            workers = cluster.DaskWorkers(cluster.connect(scheduler) if scheduler else cluster.slurm(n_procs), *work)
+            workers = cluster.DaskWorkers(cluster.connect(scheduler) if scheduler else cluster.slurm(n_procs), *what)
         else:
-            workers = LocalWorkers(n_procs, *work)  # type: ignore[assignment]
+            workers = LocalWorkers(n_procs, *what)  # type: ignore[assignment]
         with workers:
             counts = engine.run(todo, workers, records, tell)
         clean = settings.options.clean_metadata

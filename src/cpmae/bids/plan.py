@@ -13,7 +13,7 @@ from cpmae.batch.records import FOLDER, Job
 from cpmae.bids import key as subject_key
 from cpmae.errors import WeightsError
 from cpmae.files import Options
-from cpmae.io.bids import Dataset, Name, Scan
+from cpmae.io.bids import Dataset, Scan
 
 Placement = Literal["derivative", "raw"]
 # Entities that tell images of one acquisition apart: they share grid, frame and mask.
@@ -190,23 +190,21 @@ def _defacemask(scan: Scan) -> PurePosixPath | None:
 
 
 def _tables(dataset: Dataset, scan: Scan, placement: Placement) -> list[tuple[PurePosixPath, tuple, PurePosixPath]]:
-    """Files without images that belong to a scan: gradients, events, the order of labelling."""
-    wanted = [(scan.name.suffix, ".bval"), (scan.name.suffix, ".bvec"), ("aslcontext", ".tsv")]
+    """Files without images that belong to a scan: gradients, events, the order of labelling.
+
+    They keep their names, under which derived images inherit them; BIDS knows no derived ones.
+    """
+    wanted = [(scan.name.suffix, ".bval"), (scan.name.suffix, ".bvec")]
+    wanted += [("aslcontext", ".tsv")] if scan.name.suffix == "asl" else []
     wanted += [("events", ".tsv")] if scan.datatype == "func" and placement == "raw" else []
     found = []
     for suffix, extension in wanted:
-        if suffix == "aslcontext" and scan.name.suffix != "asl":
-            continue
         paths = dataset.inherited(scan, suffix, extension)
         if paths:
-            name: Name = dataset.files[paths[-1]]
-            if suffix in ("events", "aslcontext"):  # one for all echoes: it keeps its own entities
-                output = scan.path.with_name(str(name.but(desc="deid") if placement == "derivative" else name))
-            else:
-                output = derivative(scan, extension=extension)
-                output = scan.path.with_name(str(scan.name.but(extension=extension))) if placement == "raw" else output
-            about = dataset.inherited(scan, suffix, ".json") if extension == ".tsv" else []
-            found.append((paths[-1], tuple(about), output))
+            # one table for all echoes keeps its own entities; gradients are each image's own
+            name = dataset.files[paths[-1]] if extension == ".tsv" else scan.name.but(extension=extension)
+            about = dataset.inherited(scan, suffix) if extension == ".tsv" else []
+            found.append((paths[-1], tuple(about), scan.path.with_name(str(name))))
     return found
 
 

@@ -1,7 +1,7 @@
 """A scan of a data set, in a worker: image, masks, sidecars and tables, all or none."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from cpmae.pipeline import Deidentified
 
 
-def deidentify_scan(task: Task, staging: Path) -> tuple[list[Path], dict[str, Any]]:
+def deidentify_scan(
+    task: Task, staging: Path, deidentify: "Callable[..., Deidentified]" = deidentify_file
+) -> tuple[list[Path], dict[str, Any]]:
     """De-identify one scan of a data set; the `batch.engine.Work` of data sets.
 
     Args:
         staging: a private folder on the output's file system, for what is not complete yet.
+        deidentify: what does one file, with the arguments of `files.deidentify_file`.
 
     Raises:
         what `files.deidentify_file` raises, and ScanError for sidecars and tables that cannot be read.
@@ -36,7 +39,7 @@ def deidentify_scan(task: Task, staging: Path) -> tuple[list[Path], dict[str, An
         folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="scan-", dir=staging) as private:
         mask, mask_from = _mask_of_another(task, Path(private))
-        result = deidentify_file(
+        result = deidentify(
             task.source / task.scan,
             output,
             task.options,
