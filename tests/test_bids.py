@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from importlib import resources
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import bids_data
 import nibabel as nib
@@ -23,6 +25,7 @@ from cpmae.bids.plan import Settings
 from cpmae.errors import OutputError, ScanError, SettingsError
 from cpmae.files import Options
 from cpmae.io import bids
+from cpmae.verify import verify_files
 
 S = "sub-01/ses-1"
 SECRET = b"a secret of thirty-two bytes or so"
@@ -298,7 +301,7 @@ def test_group_writes_the_summary(source: tuple, derivative: Path, tmp_path: Pat
     assert header.split("\t")[:4] == ["scan", "state", "reason", "brain_mask_from"] and len(lines) == COUNT
     assert {line.split("\t")[1] for line in lines} == {"done"}
     code, output = cpmae("bids", source[0], tmp_path / "empty", "group")
-    assert code == 1 and "0 of 12" in output
+    assert code == 1 and "run the participant level first" in output and not (tmp_path / "empty").exists()
 
 
 QUERIES = [
@@ -369,3 +372,38 @@ def test_masks_and_results_never_share_a_name() -> None:
     masks = [plan.mask_path(scan, "derivative") for scan in scans]
     names = [m for m in masks if m] + [plan.derivative(scan) for scan in scans]
     assert len(set(names)) == len(names) and len(names) > 400
+
+
+def test_the_real_way_keeps_brains_exact_and_takes_a_mask_over(tmp_path: Path) -> None:
+    """The command on a T1w and, in the same frame, thicker slices of another contrast; both on the packaged head."""
+    root, out = tmp_path / "in", tmp_path / "out"
+    anat = root / "sub-1" / "anat"
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    with resources.as_file(resources.files("cpmae") / "weights" / cli.EXAMPLE) as example:
+        head: Any = nib.load(example)
+    stored = np.asarray(head.dataobj)[::2, ::2, ::2]
+    affine = head.affine @ np.diag([2, 2, 2, 1])
+    for name, data, grid in (
+        ("T1w", stored, affine),
+        ("FLAIR", 1000 - stored[:, :, ::2], affine @ np.diag([1, 1, 2, 1])),
+    ):
+        found = nib.Nifti1Image(np.ascontiguousarray(data), grid)
+        found.header.set_sform(grid, 1)
+        found.header["descrip"] = b"Doe^Jane"
+        anat.mkdir(parents=True, exist_ok=True)
+        found.to_filename(anat / f"sub-1_{name}.nii.gz")
+    bids_data.text(anat / "sub-1_T1w.json", {"EchoTime": 0.003, "PatientName": "Doe^Jane"})
+    (tmp_path / "key").write_bytes(SECRET)
+    arguments = ["--subject-key", tmp_path / "key", "--placement", "raw", "--device", "cpu"]
+    code, output = cpmae("bids", root, out, "participant", *arguments)
+    assert code == 0 and "2 scans done, 0 failed" in output
+    for name in ("T1w", "FLAIR"):
+        replaced = np.asarray(nib.load(out / f"sub-1/anat/sub-1_mod-{name}_defacemask.nii.gz").dataobj) != 0  # type: ignore[attr-defined]
+        check = verify_files(anat / f"sub-1_{name}.nii.gz", out / f"sub-1/anat/sub-1_{name}.nii.gz", ~replaced)
+        assert check.ok and check.protected_differing == 0, check.failures
+    record = Records(out).read("sub-1/anat/sub-1_FLAIR.nii.gz")
+    assert record and record["account"]["brain_mask_from"] == "sub-1/anat/sub-1_T1w.nii.gz"
+    found_bytes = everything(out)
+    assert b"Doe" not in found_bytes and str(key.seed_of(SECRET, "1")).encode() not in found_bytes
+    code, output = cpmae("bids", root, out, "participant", *arguments)
+    assert code == 0 and "0 scans done, 2 were done before, 0 failed" in output

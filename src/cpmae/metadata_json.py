@@ -46,7 +46,7 @@ _NUMBERS = frozenset(
     PercentPhaseFOV PercentSampling PhaseEncodingPolarityGE PhaseEncodingSteps PhaseEncodingStepsNoPartialFourier
     PhaseEncodingStepsOutOfPlane PhaseFactor PhaseOversampling PhaseResolution PixelBandwidth PostLabelDelay
     PostLabelingDelay RFSpoiling ReconMatrixPE RefLinesPE RepetitionTime RepetitionTimeExcitation
-    RepetitionTimeInversion RepetitionTimePreparation SAR SeriesNumber ShimSetting SkullStripped SliceThickness
+    RepetitionTimeInversion RepetitionTimePreparation SeriesNumber ShimSetting SkullStripped SliceThickness
     SliceTiming SmallDelta SpacingBetweenSlices SpoilingGradientDuration SpoilingGradientMoment
     SpoilingRFPhaseIncrement SpoilingState TablePosition TotalAcquiredPairs TotalReadoutTime TriggerDelayTime
     TxRefAmp VascularCrushing VascularCrushingVENC VendorReportedEchoSpacing VolumeTiming WaterFatShift
@@ -58,7 +58,7 @@ _TEXTS = frozenset(
     """
     ArterialSpinLabelingType B0FieldIdentifier B0FieldSource B0ShimmingTechnique B1ShimmingTechnique BodyPart
     BolusCutOffTechnique CASLType CoilCombinationMethod CoilString ContrastBolusIngredient ConversionSoftware
-    ConversionSoftwareVersion GradientSetType ImageType M0Type MRAcquisitionType MRTransmitCoilSequence MTPulseShape
+    GradientSetType ImageType M0Type MRAcquisitionType MRTransmitCoilSequence MTPulseShape
     Manufacturer ManufacturersModelName MatrixCoilMode Modality PASLType PCASLType ParallelAcquisitionTechnique
     PartialFourierDirection PatientPosition PhaseEncodingAxis PhaseEncodingDirection PulseSequenceName
     PulseSequenceType ReceiveCoilActiveElements ReceiveCoilName ScanOptions ScanningSequence SequenceName
@@ -101,6 +101,8 @@ def marked(fields: Mapping[str, Any], method: str, before: Any = None) -> dict[s
 def _may_stay(name: str, value: Any) -> bool:
     if name in _NUMBERS:
         return _all(value, lambda item: isinstance(item, int | float))
+    if name == "ConversionSoftwareVersion":  # dcm2niix has dates of its own in it
+        return isinstance(value, str) and re.fullmatch(r"v?\d+\.[\w.(): -]{1,40}", value) is not None
     if name in _TEXTS:
         return _all(value, lambda item: isinstance(item, str) and len(item) <= _MAX_TEXT and not _DATE.search(item))
     return False

@@ -30,7 +30,7 @@ class LocalWorkers:
 
     def __init__(self, count: int, work: Work, records: Records, staging: Path, hide: Iterable[Path] = ()) -> None:
         self._count, self._arguments = count, (work, records, staging, tuple(hide))
-        self._threads = max(1, len(os.sched_getaffinity(0)) // count)
+        self._threads = max(1, _cores() // count)
         self._idle: list[_Worker] = []
         self._busy: dict[_Worker, Job] = {}
 
@@ -114,6 +114,11 @@ def _end_with_parent(temporary: Path) -> None:
         parent.join()
         shutil.rmtree(temporary, ignore_errors=True)
         os._exit(1)
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system can tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

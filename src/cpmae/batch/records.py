@@ -79,16 +79,13 @@ class Records:
             temporary.unlink(missing_ok=True)
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """The record of a job, None if there is none."""
-        try:
-            return json.loads(self.path(name).read_text())
-        except FileNotFoundError:
-            return None
+        """The record of a job, None if there is none that can be read: the job is then done again."""
+        return _load(self.path(name))
 
     def all(self) -> list[dict[str, Any]]:
         """All records, by name."""
-        found = (json.loads(path.read_text()) for path in (self.root / FOLDER / "scans").rglob("[!.]*.json"))
-        return sorted(found, key=lambda record: record["name"])
+        found = [_load(path) for path in (self.root / FOLDER / "scans").rglob("[!.]*.json")]
+        return sorted((record for record in found if record), key=lambda record: record["name"])
 
     def is_done(self, job: Job) -> bool:
         """Whether the job's outputs are there and are those that were checked."""
@@ -101,6 +98,13 @@ class Records:
     def outputs(self, paths: Iterable[Path]) -> dict[str, str]:
         """Path below the root and SHA-256 of files in it."""
         return {path.relative_to(self.root).as_posix(): sha256(path) for path in paths}
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # an empty file is what a loss of power leaves of one just renamed
+        return None
 
 
 def sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from cpmae.batch.records import Records
 from cpmae.bids import dataset as description
 from cpmae.bids.plan import Placement, Settings, jobs
 from cpmae.bids.work import deidentify_scan
-from cpmae.errors import ScanError
+from cpmae.errors import OutputError, ScanError
 from cpmae.io.bids import Dataset, Scan
 
 
@@ -72,6 +72,8 @@ def group(dataset: Dataset, scans: Sequence[Scan], target: Path, placement: Plac
     Raises:
         OutputError: if `target` does not hold results.
     """
+    if not target.is_dir() or not (target / "dataset_description.json").is_file():
+        raise OutputError(f"{target} holds no results, run the participant level first")
     description.check_output(dataset, target, placement)
     with _staging(target) as staging:
         return description.summarize(scans, target, staging)

@@ -89,7 +89,8 @@ def finish(
     dataset: Dataset, target: Path, placement: Placement, keep_columns: Sequence[str], clean: bool, staging: Path
 ) -> int:
     """Write the lists and, for a raw data set, who took part; returns how many of the recorded scans have failed."""
-    failed = [r for r in Records(target).all() if r["state"] != "done"]
+    names = {str(scan.path) for scan in dataset.scans}
+    failed = [r for r in Records(target).all() if r["state"] != "done" and r["name"] in names]
     texts = {"left_out.tsv": _table(("path", "files", "reason"), left_out(dataset, placement))}
     if placement == "raw":
         texts |= _participants(dataset, target, keep_columns, clean)
@@ -184,7 +185,7 @@ def _link(dataset: Dataset, target: Path) -> str | None:
 
 
 def _participants(dataset: Dataset, target: Path, keep: Sequence[str], clean: bool) -> dict[str, str]:
-    """participants.tsv and .json of those who have a folder in the output."""
+    """participants.tsv and .json of those of whom the output holds a scan."""
     path = dataset.root / "participants.tsv"
     if not path.is_file():
         return {}
@@ -196,7 +197,7 @@ def _participants(dataset: Dataset, target: Path, keep: Sequence[str], clean: bo
         about = metadata_tsv.clean_description(about, columns)
     if "participant_id" not in columns:
         raise ScanError("participants.tsv has no column participant_id, correct it")
-    there = {entry.name for entry in target.iterdir() if entry.name.startswith("sub-")}
+    there = {record["name"].split("/")[0] for record in Records(target).all() if record["state"] == "done"}
     texts = {"participants.tsv": metadata_tsv.rows_of(text, "participant_id", there)}
     return texts | ({"participants.json": json.dumps(about, indent=2) + "\n"} if about else {})
 

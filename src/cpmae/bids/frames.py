@@ -52,7 +52,9 @@ def grid_of(path: Path) -> Grid:
         with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
             raw = file.read(540)
     except (OSError, EOFError, zlib.error) as error:
-        raise ScanError(f"{path.name} cannot be read ({error}), copy it again") from error
+        raise ScanError(
+            f"{path.name} cannot be read ({getattr(error, 'strerror', None) or error}), copy it again"
+        ) from error
     header = parse_header(raw, path.name)
     shape = tuple(int(n) for n in header["dim"][1:4])
     code = int(header["sform_code"]) or int(header["qform_code"])

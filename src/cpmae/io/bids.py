@@ -159,7 +159,7 @@ def find(root: Path) -> Dataset:
             continue
         files[path] = name
         datatype = path.parent.name
-        if name.extension in IMAGES and len(path.parts) > 2 and name.suffix in SUFFIXES.get(datatype, ()):
+        if name.extension in IMAGES and "desc" not in name.entities and name.suffix in SUFFIXES.get(datatype, ()):
             scans.append(Scan(path, name, datatype))
     return Dataset(root, tuple(scans), files, tuple(others))
 
