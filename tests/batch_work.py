@@ -1,6 +1,6 @@
 """Cheap work for tests of the batch: real files, written together, by real processes. As a script, a whole batch.
 
-python batch_work.py ROOT JOBS WORKERS
+python batch_work.py ROOT JOBS WORKERS [NAME]
 """
 
 import hashlib
@@ -89,15 +89,17 @@ def batch(
 
     out = root / "out"
     out.mkdir(exist_ok=True)
-    records = Records(out)
     remove_dead(out, PREFIX)
-    with leased_folder(out, PREFIX) as staging, LocalWorkers(count, work, records, staging, (root,)) as workers:
-        return run(jobs, workers, records, tell), records
+    with leased_folder(out, PREFIX) as staging:
+        records = Records(out, staging)
+        with LocalWorkers(count, work, records, staging, (root,)) as workers:
+            return run(jobs, workers, records, tell), records
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # as the command line does
     where, many, workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    counts, _ = batch(where, [job(where, f"scan-{i}", "slowly") for i in range(many)], workers)
+    kind = sys.argv[4] if len(sys.argv) > 4 else "scan"
+    counts, _ = batch(where, [job(where, f"{kind}-{i}", "slowly") for i in range(many)], workers)
     print(dict(counts))
     sys.exit(1 if counts["failed"] + counts["crashed"] else 0)

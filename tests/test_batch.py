@@ -1,5 +1,6 @@
 """A batch: what is done, done again, and left; what becomes of scans that fail and of workers that die."""
 
+import io
 import json
 import os
 import random
@@ -17,9 +18,10 @@ import batch_work
 import pytest
 from batch_work import ORIGINAL, PREFIX, batch, content, job
 
+from cpmae import progress
 from cpmae.batch import cluster, lease, temporary
 from cpmae.batch.engine import TRIES, run
-from cpmae.batch.records import Records
+from cpmae.batch.records import Outcome, Records
 from cpmae.errors import ClusterError, MissingExtraError
 
 
@@ -175,6 +177,16 @@ def test_a_folder_of_another_host_counts_as_dead_only_when_long_untouched(root: 
     assert lease.remove_dead(root, ".x-") == [root / ".x-2"]
 
 
+def test_two_batches_fill_one_folder_at_the_same_time(root: Path) -> None:
+    command = [sys.executable, batch_work.__file__, str(root), "8", "1"]
+    (root / "out").mkdir()
+    both = [subprocess.Popen([*command, kind], stdout=subprocess.DEVNULL) for kind in ("one", "two")]
+    assert [process.wait(60) for process in both] == [0, 0]
+    names = [f"{kind}-{i}" for kind in ("one", "two") for i in range(8)]
+    assert_complete(root, names)
+    assert sorted(calls(root)) == sorted(names)  # nobody removed what the other had begun
+
+
 def children(pid: int) -> list[int]:
     """The workers: children of a process that run Python's spawn, and not its resource tracker."""
     try:
@@ -246,12 +258,12 @@ def dask_cluster(**arguments: object) -> object:
 
 def test_the_same_work_on_a_dask_cluster_whose_worker_dies(root: Path) -> None:
     (root / "out").mkdir()
-    records = Records(root / "out")
     hows = {"a": "well", "b": "deadly once", "c": "refused", "d": "well"}
     jobs = [job(root, n, how) for n, how in hows.items()] + [job(root, "e", after=("a", "c"))]
     ended = []
     with dask_cluster(n_workers=1, threads_per_worker=2) as nodes:  # type: ignore[attr-defined]
         with lease.leased_folder(root / "out", PREFIX) as staging:
+            records = Records(root / "out", staging)
             client = cluster.connect(nodes.scheduler_address)
             with cluster.DaskWorkers(client, batch_work.work, records, staging, (root,)) as workers:
                 counts = run(jobs, workers, records, lambda event, job, outcome: ended.append((event, job.name)))
@@ -284,8 +296,8 @@ def test_the_same_work_in_jobs_that_slurm_is_asked_for(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     (root / "out").mkdir()
-    records = Records(root / "out")
     with lease.leased_folder(root / "out", PREFIX) as staging:
+        records = Records(root / "out", staging)
         with cluster.DaskWorkers(cluster.slurm(1), batch_work.work, records, staging, (root,)) as workers:
             counts = run([job(root, n) for n in "abc"], workers, records, lambda *event: None)
     assert counts == {"done": 3}
@@ -320,3 +332,24 @@ def test_records_are_json_without_traces(root: Path) -> None:
     assert set(json.loads(records.path("a").read_text())) == {
         *("name", "fingerprint", "state", "reason", "outputs", "account")
     }
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", [Terminal, io.StringIO])
+def test_progress_is_shown_to_terminals_alone(root: Path, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    screen = kind()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.progress_table(3) as tell:
+        tell("skipped", job(root, "sub-1/a"), None)
+        tell("started", job(root, "sub-2/b"), None)
+        tell("started", job(root, "sub-3/c"), None)
+        tell("ended", job(root, "sub-3/c"), Outcome("crashed", "a bug", traceback="Traceback of it"))
+    text = screen.getvalue()
+    assert "Traceback of it" in text
+    for words in ("2 of 3: 1 done before, 1 failed", "sub-2/b"):
+        assert (words in text) == (kind is Terminal)

@@ -53,7 +53,9 @@ def progress_table(total: int) -> Iterator[Callable[[str, Job, Outcome | None], 
         table = Table(box=None, pad_edge=False, show_header=False)
         for name, since in list(running.items())[:SHOWN]:
             table.add_row(_time(now - since), Text(name))
-        return Group(ProgressBar(total=total, completed=ended, width=60), Text(line), table)
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=total, completed=ended, width=60))
+        return Group(bar, Text(line), table)
 
     console = Console(stderr=True)
     with Live(get_renderable=view, console=console, refresh_per_second=2, redirect_stdout=False):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cpmae.batch.records import Job, Outcome, Records
-from cpmae.errors import CpmaeError
+from cpmae.errors import CpmaeError, OutputError
 
 TRIES = 3  # a scan whose worker died this often is a failed one: it may be what kills them
 READ_AHEAD = 2  # scans that are read while others are computed
@@ -97,7 +97,10 @@ def attempt(work: Work, job: Job, records: Records, staging: Path, hide: Iterabl
         place = f"{Path(last.filename).name}, line {last.lineno}"
         reason = "there was not enough memory" if isinstance(error, MemoryError) else "this is a bug, please report it"
         outcome = Outcome("crashed", f"{type(error).__name__} in {place}: {reason}", traceback=traceback.format_exc())
-    records.write(job, outcome)
+    try:
+        records.write(job, outcome)
+    except OutputError as error:  # what is not recorded is not done: it would be done again and again
+        return Outcome("failed", str(error))
     return outcome
 
 

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cpmae.errors import OutputError
+
 FOLDER = ".cpmae"
 
 
@@ -57,26 +59,36 @@ class Outcome:
 
 
 class Records:
-    """The records in `root`, the output folder."""
+    """The records in `root`, the output folder.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Args:
+        staging: a folder on the same file system where records are begun; needed by `write`.
+    """
+
+    def __init__(self, root: Path, staging: Path | None = None) -> None:
+        self.root, self._staging = root, staging
 
     def path(self, name: str) -> Path:
         return self.root / FOLDER / "scans" / f"{name}.json"
 
     def write(self, job: Job, outcome: Outcome) -> None:
-        """Record an outcome; the file changes at once and whole."""
+        """Record an outcome; the file changes at once and whole.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
         facts = {"name": job.name, "fingerprint": job.fingerprint, **asdict(outcome)}
         del facts["traceback"]
         path = self.path(job.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        if self._staging is None:
+            raise ValueError("these records are for reading, give a staging folder")
+        temporary = self._staging / f"record-{secrets.token_hex(8)}"
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(facts, indent=1) + "\n")
             os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"what became of {job.name} cannot be recorded ({error.strerror}), free space") from error
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The record of a job, None if there is none that can be read: the job is then done again."""
@@ -84,7 +96,7 @@ class Records:
 
     def all(self) -> list[dict[str, Any]]:
         """All records, by name."""
-        found = [_load(path) for path in (self.root / FOLDER / "scans").rglob("[!.]*.json")]
+        found = [_load(path) for path in (self.root / FOLDER / "scans").rglob("*.json")]
         return sorted((record for record in found if record), key=lambda record: record["name"])
 
     def is_done(self, job: Job) -> bool:

@@ -50,10 +50,10 @@ def participant(
     source, target = dataset.root.resolve(), target.resolve()
     dataset = Dataset(source, dataset.scans, dataset.files, dataset.others)
     description.check_output(dataset, target, settings.placement)
-    records = Records(target)
     todo = jobs(dataset, scans, target, settings, description.source_uri(dataset, target))
     with _staging(target) as staging:
         description.describe(dataset, target, settings.placement, staging)
+        records = Records(target, staging)
         what = (work, records, staging, (source, target))
         if scheduler or slurm:
             workers = cluster.DaskWorkers(cluster.connect(scheduler) if scheduler else cluster.slurm(n_procs), *what)
