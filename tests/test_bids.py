@@ -247,17 +247,20 @@ def test_failing_scans_are_listed_and_the_rest_is_done(source: tuple, tmp_path: 
     (anat / "sub-01_ses-1_T2w.json").write_text("{")
     for name in ("magnitude1", "magnitude2"):
         (root / S / "fmap" / f"sub-01_ses-1_{name}.nii.gz").unlink()
-    counts = participant(root, out)
-    assert counts == {"done": COUNT - 5, "failed": 3}
+    bids_data.text(root / "sub-02" / "anat" / "sub-02_T1w.nii", "no scan")
+    counts = participant(root, out, placement="raw")
+    assert counts == {"done": COUNT - 5, "failed": 4}
+    assert not (out / "sub-02").exists() and "sub-02" not in (out / "participants.tsv").read_text()
     header, *lines = (out / "failures.tsv").read_text().splitlines()
-    assert header == "scan\treason" and len(lines) == 3
+    assert header == "scan\treason" and len(lines) == 4
     reasons = dict(line.split("\t") for line in lines)
     assert "copy it again" in reasons[f"{S}/anat/sub-01_ses-1_T1w.nii.gz"]
     assert "is not JSON" in reasons[f"{S}/anat/sub-01_ses-1_T2w.nii"]
     assert "in which no brain can be found" in reasons[f"{S}/fmap/sub-01_ses-1_phasediff.nii.gz"]
     assert str(tmp_path) not in (out / "failures.tsv").read_text()
     shutil.copytree(source[0], root, dirs_exist_ok=True)  # mended
-    assert participant(root, out)["failed"] == 0
+    shutil.rmtree(root / "sub-02")
+    assert participant(root, out, placement="raw")["failed"] == 0
     assert not (out / "failures.tsv").exists()
 
 

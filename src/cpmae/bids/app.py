@@ -61,8 +61,7 @@ def participant(
             workers = LocalWorkers(n_procs, *what)  # type: ignore[assignment]
         with workers:
             counts = engine.run(todo, workers, records, tell)
-        clean = settings.options.clean_metadata
-        description.finish(dataset, target, settings.placement, settings.keep_columns, clean, staging)
+        description.finish(dataset, scans, target, settings, staging)
     return counts
 
 

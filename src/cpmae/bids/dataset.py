@@ -10,13 +10,14 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cpmae import __version__, metadata_tsv
 from cpmae.batch.records import FOLDER, Records
-from cpmae.bids.plan import Placement
+from cpmae.bids.plan import Placement, Settings
 from cpmae.errors import OutputError, ScanError
 from cpmae.io.bids import IMAGES, Dataset, Scan
 from cpmae.io.together import write_together
@@ -85,21 +86,31 @@ def describe(dataset: Dataset, target: Path, placement: Placement, staging: Path
     _put(target, texts, staging)
 
 
-def finish(
-    dataset: Dataset, target: Path, placement: Placement, keep_columns: Sequence[str], clean: bool, staging: Path
-) -> int:
-    """Write the lists and, for a raw data set, who took part; returns how many of the recorded scans have failed."""
+def finish(dataset: Dataset, scans: Sequence[Scan], target: Path, settings: Settings, staging: Path) -> None:
+    """Write the lists and, for a raw data set, who took part.
+
+    Args:
+        scans: those that this run was about; folders of theirs in which nothing came to lie are removed.
+    """
     names = {str(scan.path) for scan in dataset.scans}
     failed = [r for r in Records(target).all() if r["state"] != "done" and r["name"] in names]
-    texts = {"left_out.tsv": _table(("path", "files", "reason"), left_out(dataset, placement))}
-    if placement == "raw":
-        texts |= _participants(dataset, target, keep_columns, clean)
+    _remove_empty(target, {str(scan.path) for scan in scans} & {record["name"] for record in failed})
+    texts = {"left_out.tsv": _table(("path", "files", "reason"), left_out(dataset, settings.placement))}
+    if settings.placement == "raw":
+        texts |= _participants(dataset, target, settings.keep_columns, settings.options.clean_metadata)
     if failed:
         texts["failures.tsv"] = _table(("scan", "reason"), [(r["name"], r["reason"]) for r in failed])
     _put(target, texts, staging)
     if not failed:
         (target / "failures.tsv").unlink(missing_ok=True)
-    return len(failed)
+
+
+def _remove_empty(target: Path, names: Iterable[str]) -> None:
+    """An empty folder would be a person without scans, whom participants.tsv does not have."""
+    for name in names:
+        for folder in list(PurePosixPath(name).parents)[:-1]:
+            with suppress(OSError):  # there is something in it, or it is gone
+                (target / folder).rmdir()
 
 
 def summarize(scans: Sequence[Scan], target: Path, staging: Path) -> Counter[str]:
