@@ -167,6 +167,7 @@ def test_who_lends_a_mask_to_whom(derivative: Path, source: tuple) -> None:
     assert records["sub-01_ses-1_T1w.nii.gz.json"] == "stand-in"  # found its own
     assert records["sub-01_ses-1_T2w.nii.json"] == t1w  # another grid in the same frame
     assert records["sub-01_ses-1_inv-2_MP2RAGE.nii.gz.json"] == f"{S}/anat/sub-01_ses-1_inv-1_MP2RAGE.nii.gz"
+    assert records["sub-01_ses-1_phasediff.nii.gz.json"] == f"{S}/fmap/sub-01_ses-1_magnitude1.nii.gz"
     assert records["sub-01_ses-1_task-rest_bold.nii.gz.json"] == t1w
 
 
@@ -373,7 +374,7 @@ def test_masks_and_results_never_share_a_name() -> None:
     texts = [(d, f"sub-1_{'task-x_' if d == 'func' else ''}{e}{s}.nii.gz") for d, s in suffixes for e in entities]
     scans = [bids.Scan(PurePosixPath("sub-1", d, t), bids.parse(t), d) for d, t in texts]  # type: ignore[arg-type]
     masks = [plan.mask_path(scan, "derivative") for scan in scans]
-    names = [m for m in masks if m] + [plan.derivative(scan) for scan in scans]
+    names = masks + [plan.derivative(scan) for scan in scans]
     assert len(set(names)) == len(names) and len(names) > 400
 
 

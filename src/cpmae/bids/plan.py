@@ -60,7 +60,7 @@ class Task:
     """A scan: paths in the data set `source` and in the output `target`, below the two.
 
     Attributes:
-        mask: where the brain mask goes; None if BIDS has no name for it.
+        mask: where the brain mask goes; in the hidden folder of the run where BIDS has no name for it.
         defacemask: where the mask of what was replaced goes, if anywhere.
         references: scans to take the mask of, best first.
         is_phase: nothing but another scan can tell where the brain is.
@@ -76,7 +76,7 @@ class Task:
     placement: Placement
     options: Options
     weights: Path | None
-    mask: PurePosixPath | None
+    mask: PurePosixPath
     defacemask: PurePosixPath | None
     references: tuple[Reference, ...]
     is_phase: bool
@@ -111,7 +111,7 @@ def jobs(
             weights=settings.weights,
             mask=mask_path(scan, settings.placement),
             defacemask=_defacemask(scan) if settings.placement == "raw" else None,
-            references=tuple(Reference(r.path, m) for r in near if (m := mask_path(r, settings.placement))),
+            references=tuple(Reference(r.path, mask_path(r, settings.placement)) for r in near),
             is_phase=is_phase(scan),
             sidecars=tuple(dataset.inherited(scan)),
             tables=tuple(_tables(dataset, scan, settings.placement)),
@@ -136,17 +136,15 @@ def derivative(scan: Scan, desc: str = "deid", **parts: str) -> PurePosixPath:
     return scan.path.with_name(str(scan.name.but(desc=desc, **parts)))
 
 
-def mask_path(scan: Scan, placement: Placement) -> PurePosixPath | None:
+def mask_path(scan: Scan, placement: Placement) -> PurePosixPath:
     """Where a scan's brain mask goes: `sub-01_desc-brain_mask.nii.gz`, `sub-01_desc-brainT2w_mask.nii.gz`.
 
-    BIDS has no masks beside raw images; there they lie in the hidden folder of the run, for other scans to use. It has
-    none for `perf` and `fmap` either. Entities that it does not allow in the name of a mask go into `desc`.
+    BIDS has no masks beside raw images, and none for `perf` and `fmap`: these lie in the hidden folder of the run, for
+    other scans to use. Entities that it does not allow in the name of a mask go into `desc`.
     """
-    if placement == "raw":
-        return PurePosixPath(FOLDER) / "masks" / scan.path
     allowed = _MASK_ENTITIES.get(scan.datatype)
-    if allowed is None:
-        return None
+    if placement == "raw" or allowed is None:
+        return PurePosixPath(FOLDER) / "masks" / scan.path
     other = {k: v for k, v in scan.name.entities.items() if k not in allowed}
     label = "" if scan.name.suffix in _PLAIN_MASK and not other else scan.name.suffix
     label += "".join(f"{k}{v}" for k, v in other.items())

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cpmae import __version__, metadata_json, metadata_tsv
+from cpmae.batch.records import FOLDER
 from cpmae.bids.frames import grid_of, mask_for, write_mask
 from cpmae.bids.plan import Task
 from cpmae.errors import BrainMaskError, ScanError
@@ -34,7 +35,7 @@ def deidentify_scan(
     """
     output = task.target / task.output
     files = _texts(task)  # before the long part, since they may be at fault too
-    paths = [task.target / p for p in (task.mask, task.defacemask) if p] + [path for path, _ in files]
+    paths = [task.target / p for p in (task.mask, task.defacemask) if p is not None] + [path for path, _ in files]
     for folder in {path.parent for path in (*paths, output)}:
         folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="scan-", dir=staging) as private:
@@ -44,7 +45,7 @@ def deidentify_scan(
             output,
             task.options,
             brain_mask=mask,
-            save_brain_mask=task.target / task.mask if task.mask else None,
+            save_brain_mask=task.target / task.mask,
             weights=_model(task.weights, task.options.device),
             overwrite=True,
             beside=lambda result: [*_defacemask(task, result), *files],
@@ -96,7 +97,7 @@ def _defacemask(task: Task, result: "Deidentified") -> list[tuple[Path, Writer]]
 def _texts(task: Task) -> list[tuple[Path, Writer]]:
     """Sidecars and tables, cleaned."""
     texts = {_json_of(task.output): _sidecar(task)}
-    if task.mask and task.placement == "derivative":
+    if task.mask.parts[0] != FOLDER:
         texts[_json_of(task.mask)] = _dumped({"Type": "Brain", "SpatialReference": f"bids::{task.output}"})
     for path, about, output in task.tables:
         text = _read(task.source / path)
