@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 
 from cpmae import canonical
-from cpmae.generate import SamplingSettings, draw_codes, no_codes
+from cpmae.generate import generate_field
 from cpmae.models import checkpoint
+from cpmae.models.field import GRID_SHAPE, dense, warp_volume
 from cpmae.models.head import HeadModel
 from cpmae.models.tissue import TISSUES
 from cpmae.training import anatomy, synth
@@ -60,14 +61,12 @@ def main() -> None:
 
 def draw(model: HeadModel, values: NDArray[np.uint8], seed: int) -> NDArray[np.bool_]:
     """What is not air of a head drawn around an anatomy's brain."""
-    head = synth.scan(values, np.random.default_rng(seed), mask_jitter=0)
-    mask = head.brain.numpy()
-    image = (head.image / brain_unit(head.image, head.brain)).numpy() * mask
-    generator = torch.Generator().manual_seed(seed)
-    codes = draw_codes(model, model.brain_condition(image, mask), no_codes(), generator, SamplingSettings())
-    air = torch.zeros(1, len(TISSUES))
-    air[0, TISSUES.index("air")] = 1
-    return (model.decode(*codes, mask, air)[0].float().numpy() < 0.5) | mask
+    head = synth.scan(np.ascontiguousarray(values[::2, ::2, ::2]), np.random.default_rng(seed), mask_jitter=0)
+    image = (head.image / brain_unit(head.image, head.brain) * head.brain).numpy()
+    brain = canonical.Conformed(image, head.brain.numpy())
+    field = generate_field(model, brain, None, torch.Generator().manual_seed(seed))
+    solid = (model.atlas != TISSUES.index("air")).float()[None]
+    return (warp_volume(solid, dense(field, GRID_SHAPE))[0] > 0.5).numpy()
 
 
 def face_depth(head: NDArray[np.bool_]) -> NDArray[np.float32]:

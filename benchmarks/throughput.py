@@ -17,28 +17,25 @@ from torch.utils.flop_counter import FlopCounterMode
 from cpmae import canonical
 from cpmae.generate import SamplingSettings, draw_codes, no_codes
 from cpmae.models import checkpoint
-from cpmae.models.paint import mixes
 from cpmae.models.precision import fast_autocast
-from cpmae.models.tissue import PAINTS
 
 REPEATS = 5
 
 
 def main() -> None:
     model = checkpoint.load()
-    x, y, z = np.indices(canonical.GRID_SHAPE, np.float32) - np.array(canonical.GRID_ORIGIN)[:, None, None, None]
+    x, y, z = np.indices(canonical.MODEL_SHAPE, np.float32) * 2 - np.array(canonical.GRID_ORIGIN)[:, None, None, None]
     mask = (x / 66) ** 2 + (y / 80) ** 2 + (z / 62) ** 2 < 1
     image = np.where(mask, 1 + 0.2 * np.sin(x / 5), 0).astype(np.float32)
     settings = SamplingSettings()
     condition = model.brain_condition(image, mask)
     codes = draw_codes(model, condition, no_codes(), torch.Generator().manual_seed(0), settings)
-    weights = mixes(torch.ones(len(PAINTS)))
     parts: dict[str, Callable[[], object]] = {
         "e1": lambda: model.brain_condition(image, mask),
         "masked autoencoder": lambda: draw_codes(
             model, condition, no_codes(), torch.Generator().manual_seed(0), settings
         ),
-        "d2": lambda: model.decode(*codes, mask, weights),
+        "d2": lambda: model.decode(*codes, mask),
     }
     plain = plain_convolution()
     print(f"{'plain 3x3x3 convolution':24s} {plain / 1e9:7.0f} GFLOP/s")

@@ -191,6 +191,8 @@ BAD_OUTPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "there already": (("there.nii",), ("there.nii exists already", "--overwrite")),
     "in a missing folder": (("none/out.nii",), ("none does not exist", "make it")),
     "not NIfTI": (("out.png",), ("out.png does not end in .nii", "choose")),
+    "another form": (("out.mgz",), ("out.mgz does not end in .nii or .nii.gz", "choose")),
+    "the mask of another form": (("out.nii", "--save-brain-mask", "out.mgz"), ("out.mgz does not end in .nii",)),
     "a folder": (("sub.nii", "--overwrite"), ("is a folder", "file name")),
     "mask there already": (("out.nii", "--save-brain-mask", "there.nii"), ("there.nii exists already",)),
     "mask over the input": (("out.nii", "--save-brain-mask", "scan.nii", "--overwrite"), ("is the input itself",)),
@@ -459,6 +461,29 @@ def test_allow_unusual_mask_warns_on_stderr(base: Path, tmp_path: Path) -> None:
     warnings = ran.stderr.splitlines()
     assert any("where no brain reaches" in line for line in warnings)
     assert all(line.startswith("cpmae: warning: ") for line in warnings)
+
+
+@pytest.mark.parametrize(
+    ("form", "names"), [("MGHImage", ["scan.mgz"]), ("Nifti1Pair", ["scan.hdr", "scan.img"])], ids=["mgz", "pair"]
+)
+def test_a_scan_comes_back_in_its_form(folder: Path, form: str, names: list[str]) -> None:
+    image = getattr(nib, form)(STORED, AFFINE)
+    image.to_filename(folder / names[-1])
+    (folder / "out").mkdir()
+    before, arguments = contents(folder), ("--brain-mask", folder / "mask.nii")
+    assert_refused(run("deidentify", folder / names[0], folder / names[-1], "--overwrite", *arguments), folder, before)
+    ran = run("deidentify", folder / names[0], folder / "out" / names[-1], "--seed", 1, *arguments)
+    assert ran.exit_code == 0, ran.output
+    raw = (folder / "out" / names[0]).read_bytes()
+    mark = f"de-identified by cpmae {cpmae.__version__}\0".encode()
+    assert gzip.decompress(raw).endswith(bytes([len(mark)]) + mark) if form == "MGHImage" else mark in raw
+    assert sorted(p.name for p in (folder / "out").iterdir()) == names
+    result = nib.load(folder / "out" / names[-1])
+    assert type(result) is type(image) and np.array_equal(result.affine, nib.load(folder / names[-1]).affine)  # type: ignore[attr-defined]
+    assert result.get_data_dtype().newbyteorder("=") == STORED.dtype  # type: ignore[attr-defined]
+    assert np.array_equal(stored(folder / "out" / names[-1])[BRAIN], STORED[BRAIN])
+    ran = run("verify", folder / names[0], folder / "out" / names[0], *arguments)
+    assert ran.exit_code == 0, ran.output
 
 
 @pytest.fixture

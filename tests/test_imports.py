@@ -14,8 +14,9 @@ LEVELS = [
     {"batch"},
     {"files"},
     {"pipeline"},
-    {"verify", "report"},
-    {"io", "brain", "canonical", "region", "sampling", "generate", "compose"}
+    {"verify", "verify_run", "report"},
+    {"compare"},
+    {"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose"}
     | {"metadata", "metadata_json", "metadata_tsv"},
     {"models"},
     {"volume", "errors"},
@@ -87,7 +88,8 @@ def test_no_cycle() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "forbidden"), [("models", {"nibabel", "pydicom"}), ("io", {"torch"}), ("verify", {"torch"})]
+    ("folder", "forbidden"),
+    [("models", {"nibabel", "pydicom"}), ("io", {"torch"}), ("verify", {"torch"}), ("compare", {"torch"})],
 )
 def test_forbidden_packages(folder: str, forbidden: set[str]) -> None:
     found = {m: imports(p) for m, p in MODULES.items() if part(m) == folder}

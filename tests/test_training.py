@@ -2,8 +2,10 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
 import nibabel as nib
@@ -13,14 +15,17 @@ import torch
 
 from cpmae import canonical
 from cpmae.models import checkpoint
-from cpmae.training import anatomy, stages, synth
+from cpmae.models.field import control_shape
+from cpmae.models.tissue import BRAIN, TISSUES
+from cpmae.training import anatomy, data, groupwise, population, stages, synth
 from cpmae.training.contrast import draw_contrast
 from cpmae.training.loop import LoopSettings
 
+EFFORT = groupwise.Effort(1, (10, 0), (10, 0))
 CPU = stages.Hardware(accelerator="cpu", precision="32-true")
 
 
-def label_map() -> np.ndarray:
+def label_map(chin: float) -> np.ndarray:
     """A head of ellipsoids in SynthSeg's labels at 1 mm, RAS, with a neck that reaches the bottom."""
     x, y, z = np.meshgrid(*[np.arange(-n // 2, n // 2, dtype=np.float32) for n in (180, 220, 210)], indexing="ij")
 
@@ -29,7 +34,7 @@ def label_map() -> np.ndarray:
 
     labels = np.zeros(x.shape, np.int16)
     labels[(np.hypot(x, y + 10) < 45) & (z < 0)] = 507
-    labels[inside(0, 0, 30, 80, 96, 75) | inside(0, 45, -30, 45, 45, 50)] = 511
+    labels[inside(0, 0, 30, 80, 96, 75) | inside(0, 45, -30, 45, 45, chin)] = 511
     labels[inside(0, 0, 30, 76, 92, 71)] = 515
     labels[inside(0, 0, 30, 70, 84, 64)] = 24
     labels[inside(0, 0, 30, 66, 80, 60)] = np.where(x < 0, 3, 42)[inside(0, 0, 30, 66, 80, 60)]
@@ -39,36 +44,50 @@ def label_map() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def anatomies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two anatomies of one head."""
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of `train synth`: a population of three heads of ellipsoids, and four heads drawn from it."""
     folder = tmp_path_factory.mktemp("training")
     affine = np.eye(4)
     affine[:3, 3] = (-90, -110, -105)
-    nib.save(nib.Nifti1Image(label_map(), affine), folder / "head.nii.gz")
-    stages.make_anatomies([folder / "head.nii.gz"], folder / "anatomies", count=2, seed=0)
-    return folder / "anatomies"
+    for number, depth in enumerate((42, 50, 58)):  # chins
+        nib.save(nib.Nifti1Image(label_map(depth), affine), folder / f"head-{number}.nii.gz")
+    stages.make_population(sorted(folder.glob("*.nii.gz")), folder / "people", 4, 0, EFFORT)
+    return folder / "people"
 
 
-def test_an_anatomy_is_warped_and_its_neck_goes_on(anatomies: Path) -> None:
-    one, two = (np.load(path) for path in sorted(anatomies.glob("*.npy")))
-    assert one.shape == canonical.GRID_SHAPE and one.dtype == np.uint8
-    assert (one != two).mean() > 0.02
-    assert ((one & anatomy.STRUCTURE)[:, :, 0] > 0).sum() > 2000  # the neck, at the lowest slice of the grid
+def test_a_drawn_head_is_whole_and_nobodys(people: Path) -> None:
+    (one, field), (two, other) = (data.load_head(path) for path in data.head_files(people)[:2])
+    assert one.shape == canonical.MODEL_SHAPE and one.dtype == np.uint8
+    assert field.shape == (3, *control_shape()) and not torch.equal(field, other)
+    assert (one != two).mean() > 0.005
+    assert ((one & anatomy.STRUCTURE)[:, :, 0] > 0).sum() > 500  # the neck, at the lowest slice of the grid
     brain = (one & anatomy.IN_BRAIN_MASK) > 0
-    assert 0.5e6 < brain.sum() < 2e6
-    assert brain[canonical.GRID_ORIGIN]
+    assert 0.5e6 < brain.sum() * 8 < 2e6
+    assert brain[tuple(o // 2 for o in canonical.GRID_ORIGIN)]
 
 
-def test_making_anatomies_again_changes_nothing(anatomies: Path) -> None:
-    before = {path: path.read_bytes() for path in anatomies.glob("*.npy")}
-    next(iter(before)).unlink()
-    stages.make_anatomies([anatomies.parent / "head.nii.gz"], anatomies, count=2, seed=0)
-    assert {path: path.read_bytes() for path in anatomies.glob("*.npy")} == before
+def test_drawing_again_changes_nothing(people: Path) -> None:
+    before = {path: path.read_bytes() for path in people.glob("*.npz")}
+    data.head_files(people)[1].unlink()
+    stages.make_population([], people, 4, 0)
+    assert {path: path.read_bytes() for path in people.glob("*.npz")} == before
 
 
-def test_a_scan_is_drawn_with_what_a_scanner_adds(anatomies: Path) -> None:
-    values = np.load(next(anatomies.glob("*.npy")))[::2, ::2, ::2]
-    one, two = (synth.scan(np.ascontiguousarray(values), np.random.default_rng(s)) for s in (0, 1))
+def test_the_atlas_is_symmetric_and_holds_a_brain(people: Path) -> None:
+    atlas = population.Population.load(people / "population.npz").atlas
+    assert (atlas == atlas[::-1]).mean() > 0.999
+    assert 0.5e6 < (atlas == BRAIN).sum() < 2e6
+    assert (atlas == TISSUES.index("skin")).sum() > 1e4
+
+
+def test_a_population_needs_faces(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least 3"):
+        stages.make_population([], tmp_path, 1, 0)
+
+
+def test_a_scan_is_drawn_with_what_a_scanner_adds(people: Path) -> None:
+    values, _ = data.load_head(data.head_files(people)[0])
+    one, two = (synth.scan(values, np.random.default_rng(s)) for s in (0, 1))
     assert one.image.min() >= 0 and torch.isfinite(one.image).all()
     assert not torch.allclose(one.paints, two.paints)
     assert (one.image - one.clean).std() > 0.003
@@ -94,25 +113,26 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_stages_resume_and_end_in_weights(anatomies: Path, tmp_path: Path) -> None:
+def test_stages_resume_and_end_in_weights(people: Path, tmp_path: Path) -> None:
     run = tmp_path / "vqvae"
     settings = LoopSettings(steps=2, log_every=1)
-    stages.train_vqvaes(anatomies, run, settings, CPU, 32, None, 0, palette_scans=40)
+    stages.train_vqvaes(people, run, settings, CPU, 1, None, 0, palette_scans=40)
     first = torch.load(run / "checkpoint.pt", weights_only=False)
     assert first["step"] == 2
-    stages.train_vqvaes(anatomies, run, LoopSettings(steps=4, log_every=1), CPU, 32, None, 0, palette_scans=40)
+    stages.train_vqvaes(people, run, LoopSettings(steps=4, log_every=1), CPU, 1, None, 0, palette_scans=40)
     assert [row["step"] for row in rows(run / "losses.csv")] == ["1", "2", "3", "4"]
     out = tmp_path / "new.safetensors"
-    stages.train_mae(anatomies, run, tmp_path / "mae", out, settings, CPU, 1, 0, {"note": "a test"}, plan_steps=2)
-    assert {"plan", "coarse", "fine"} <= set(rows(tmp_path / "mae" / "losses.csv")[0])
+    stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {"note": "a test"})
+    assert {"coarse", "fine"} <= set(rows(tmp_path / "mae" / "losses.csv")[0])
     model = checkpoint.load(out)
     assert checkpoint.read_about(out)["note"] == "a test"
     trained = torch.load(run / "vqvae.pt", weights_only=True)["vqvae"]["non_brain.place"]
     torch.testing.assert_close(model.non_brain.place, trained.bfloat16().float())
+    assert (model.atlas.numpy() == population.Population.load(people / "population.npz").atlas).mean() > 0.999
 
 
-def test_two_processes_train_one_model(anatomies: Path, tmp_path: Path) -> None:
-    words = ["-m", "cpmae", "train", "vqvae", str(anatomies), str(tmp_path), "--steps", "2", "--crop", "32"]
+def test_two_processes_train_one_model(people: Path, tmp_path: Path) -> None:
+    words = ["-m", "cpmae", "train", "vqvae", str(people), str(tmp_path), "--steps", "2", "--batch", "1"]
     words += ["--devices", "2", "--accelerator", "cpu", "--precision", "32-true", "--palette-scans", "40"]
     done = subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -122,13 +142,16 @@ def test_two_processes_train_one_model(anatomies: Path, tmp_path: Path) -> None:
     assert (tmp_path / "vqvae.pt").exists()
 
 
-def test_training_on_scans_leaves_out_what_is_no_head(anatomies: Path, tmp_path: Path) -> None:
-    from cpmae.training import scans
-
-    (tmp_path / "sub-01").mkdir()
-    nib.save(nib.Nifti1Image(np.zeros((30, 30, 30), np.int16), np.eye(4)), tmp_path / "sub-01" / "empty.nii.gz")
-    (tmp_path / "broken.nii").write_bytes(b"no scan")
-    palette = checkpoint.load().palette
-    assert scans.prepare_scans(tmp_path, tmp_path / "prepared", palette) == 0
-    with pytest.raises(FileNotFoundError, match="prepared"):
-        next(scans.scan_crops(tmp_path / "prepared", 32, 0))
+def test_training_on_scans_starts_from_weights_and_leaves_out_what_is_no_head(tmp_path: Path) -> None:
+    source = tmp_path / "scans"
+    source.mkdir()
+    nib.save(nib.Nifti1Image(np.zeros((30, 30, 30), np.int16), np.eye(4)), source / "empty.nii.gz")
+    (source / "broken.nii").write_bytes(b"no scan")
+    with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as example:
+        shutil.copyfile(example, source / "sub-01_T1w.nii.gz")
+    run, settings = tmp_path / "run", LoopSettings(steps=1, log_every=1)
+    stages.train_vqvaes(source, run, settings, CPU, 1, None, 0)
+    assert [path.name for path in (run / "prepared").iterdir()] == ["sub-01_T1w.npz"]
+    out = tmp_path / "new.safetensors"
+    stages.train_mae(source, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
+    assert checkpoint.load(out).config == checkpoint.load().config

@@ -11,8 +11,9 @@ import pytest
 from conftest import put
 from scipy import ndimage
 
+from cpmae.compare import tissue_threshold
 from cpmae.io import nifti
-from cpmae.verify import Verification, tissue_threshold, verify, verify_files
+from cpmae.verify import Verification, verify, verify_files
 
 
 def other_head() -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Make the packaged example head: a warped label map drawn as a T1w scan, oblique, at 1.5 mm. Nobody's head.
+"""Make the packaged example head: one drawn from a population, as a T1w scan, oblique, at 1.5 mm. Nobody's head.
 
-python tools/make_example.py LABEL_MAP src/cpmae/weights/example_T1w.nii.gz --seed 13
+python tools/make_example.py POPULATION src/cpmae/weights/example_T1w.nii.gz --seed 13
 
-The packaged one comes from label map 08 and that seed.
+POPULATION is the folder of `cpmae train synth`. The packaged one comes from SynthSeg's label maps and that seed.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from cpmae.compose import with_noise
 from cpmae.io import nifti
 from cpmae.models.paint import paint_labels, texture
 from cpmae.models.tissue import PAINTS
-from cpmae.training import anatomy, synth
+from cpmae.training import anatomy, population, stages
 from cpmae.training.contrast import tissue_intensities
 
 SHAPE, VOXEL_MM = (128, 152, 164), 1.5
@@ -27,12 +27,13 @@ BRIGHTEST = 220
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("label_map", type=Path)
+    parser.add_argument("population", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=13)
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
-    values = synth.warp(synth.load_anatomy(arguments.label_map), rng, synth.WarpSettings(face_mm=3))
+    people = population.Population.load(arguments.population / stages.POPULATION)
+    values = population.draw(people, rng).anatomy()
 
     brain_means, paints = mprage()
     structure = torch.from_numpy(values & anatomy.STRUCTURE).long()

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
         SettingsError,
         WeightsError,
     )
-    from cpmae.io.nifti import NiftiScan, read, write
+    from cpmae.io.forms import read
+    from cpmae.io.nifti import NiftiScan, write
     from cpmae.pipeline import Deidentified, deidentify
     from cpmae.verify import Verification, verify_files
+    from cpmae.verify_run import RunVerification
     from cpmae.volume import Volume
 
 __version__ = "0.1.0"
@@ -35,6 +37,7 @@ __all__ = [
     "MissingExtraError",
     "NiftiScan",
     "OutputError",
+    "RunVerification",
     "ScanError",
     "SettingsError",
     "Verification",
@@ -50,7 +53,9 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("deidentify", "Deidentified"), "cpmae.pipeline"),
     **dict.fromkeys(("verify_files", "Verification"), "cpmae.verify"),
-    **dict.fromkeys(("NiftiScan", "read", "write"), "cpmae.io.nifti"),
+    "read": "cpmae.io.forms",
+    **dict.fromkeys(("NiftiScan", "write"), "cpmae.io.nifti"),
+    "RunVerification": "cpmae.verify_run",
     "Volume": "cpmae.volume",
     **dict.fromkeys(
         (

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cpmae.errors import BrainMaskError, MissingExtraError
-from cpmae.io.nifti import load
+from cpmae.io import forms
 from cpmae.volume import Volume, voxel_volume_ml
 
 EXTRACTORS = ("deepbet", "robex", "hd-bet")
@@ -80,14 +80,14 @@ def load_brain_mask(
     """Read a brain mask that somebody made; every voxel that is not 0 is brain.
 
     Args:
-        path: NIfTI file on the scan's own grid.
+        path: a file of any form that `forms.open_scan` reads, on the scan's own grid.
         shape, affine: that grid.
 
     Raises:
         ScanError: if the file cannot be read.
         BrainMaskError: if it is on another grid, empty, all of the volume, or holds NaN.
     """
-    scan, name = load(path), Path(path).name
+    scan, name = forms.read(path, checked=False), Path(path).name
     if scan.stored.shape != tuple(shape):
         raise BrainMaskError(
             f"{name} has shape {scan.stored.shape} and the scan {tuple(shape)}, resample it to the scan's grid"

@@ -16,13 +16,16 @@ from scipy import ndimage, optimize
 from torch.nn import functional as F
 
 from cpmae.errors import BrainMaskError
+from cpmae.models.field import GRID_SHAPE
+from cpmae.models.vqvae import STEP_MM
 from cpmae.volume import Volume, voxel_sizes
 
-GRID_SHAPE = (192, 240, 256)
 GRID_ORIGIN = (96, 102, 165)
 GRID_AFFINE = np.array(
     [[1, 0, 0, -GRID_ORIGIN[0]], [0, 1, 0, -GRID_ORIGIN[1]], [0, 0, 1, -GRID_ORIGIN[2]], [0, 0, 0, 1]], np.float64
 )
+# the networks see volumes of STEP_MM over the same space
+MODEL_SHAPE = (GRID_SHAPE[0] // STEP_MM, GRID_SHAPE[1] // STEP_MM, GRID_SHAPE[2] // STEP_MM)
 TEMPLATE_STEP = 4  # mm between the points of the template
 SMOOTHING_MM = 3.0  # of brain masks before they are compared
 SURE_OVERLAP = 0.93  # of a pose that needs no other start
@@ -114,14 +117,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class Conformed:
-    """Part of a scan on the canonical grid: `data` float32, in `Unit`s and 0 outside the mask, and `mask` bool."""
+    """Part of a scan as the networks see it, MODEL_SHAPE: `data` float32, in `Unit`s and 0 outside, and `mask` bool."""
 
     data: NDArray[np.float32]
     mask: NDArray[np.bool_]
 
 
 def conform(volume: Volume, mask: NDArray[np.bool_], pose: Pose, unit: Unit) -> Conformed:
-    """Bring the masked part of a scan to the canonical grid; nothing outside the mask is looked at.
+    """Bring the masked part of a scan to the networks' grid; nothing outside the mask is looked at.
 
     Args:
         volume: intensities on the native grid; values that are not finite count as the unit's floor.
@@ -131,7 +134,7 @@ def conform(volume: Volume, mask: NDArray[np.bool_], pose: Pose, unit: Unit) -> 
     values = np.where(mask, unit.rescale(volume.data), 0)
     np.nan_to_num(values, copy=False, nan=0, posinf=0, neginf=0)
     source = np.stack([values, mask.astype(np.float32)])
-    sampled = _resample(source, volume.affine, GRID_SHAPE, pose.matrix @ GRID_AFFINE, padding="zeros")
+    sampled = _resample(source, volume.affine, MODEL_SHAPE, pose.matrix @ grid_affine(STEP_MM), padding="zeros")
     weight = sampled[1]
     inside = weight > 0.5
     return Conformed(np.where(inside, sampled[0] / np.maximum(weight, 0.5), 0).astype(np.float32), inside)
@@ -146,14 +149,14 @@ def resample_like(
     a neck reaches the end of a long field of view and air stays air.
 
     Args:
-        data: (*GRID_SHAPE) float32.
+        data: float32, GRID_SHAPE or a whole fraction of it along each axis, as MODEL_SHAPE.
         pose: from `align`.
         shape, affine: the native grid.
 
     Returns:
         float32 of the native shape.
     """
-    source = pose.matrix @ GRID_AFFINE
+    source = pose.matrix @ grid_affine(GRID_SHAPE[0] // data.shape[0])
     return _resample(data[None], source, shape, affine, padding="border")[0]
 
 
@@ -167,6 +170,13 @@ def brain_unit(volume: Volume, brain: NDArray[np.bool_]) -> Unit:
     low, median = np.percentile(values[np.isfinite(values)], [0.5, 50])
     floor = min(0.0, float(low))
     return Unit(floor, max(float(median) - floor, float(np.finfo(np.float32).tiny)))
+
+
+def grid_affine(step: int) -> NDArray[np.float64]:
+    """(4, 4), voxels of `step` mm that fill the canonical grid to canonical mm."""
+    larger = np.diag([step, step, step, 1.0])
+    larger[:3, 3] = (step - 1) / 2
+    return GRID_AFFINE @ larger
 
 
 def _resample(

@@ -21,6 +21,7 @@ from cpmae.errors import CpmaeError
 
 if TYPE_CHECKING:
     from cpmae.verify import Verification
+    from cpmae.verify_run import RunVerification
 
 # Read by torch when it is imported: its allocations on the CPU then get huge pages. Every layer of the networks asks
 # for fresh memory of tens of MB, and with 4 kB pages most of the time goes into page faults.
@@ -84,8 +85,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to s
 
 @app.command()
 def deidentify(
-    input: Annotated[Path, typer.Argument(help="The scan, .nii or .nii.gz.", show_default=False)],
-    output: Annotated[Path, typer.Argument(help="The result, .nii or .nii.gz.", show_default=False)],
+    input: Annotated[
+        Path,
+        typer.Argument(help="The scan: .nii, .nii.gz, .mgz, .mgh, or one of a pair .hdr/.img.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Argument(help="The result: .nii, .nii.gz, or as the scan.", show_default=False)],
     brain_mask: BrainMask = None,
     brain_extractor: BrainExtractor = None,
     margin_mm: Annotated[float, typer.Option(min=0, max=30, help="Keep this much around the brain too.")] = 0.0,
@@ -153,18 +157,28 @@ def verify(
 ) -> None:
     """Check a result against its original: is the brain exact, and what of the rest survived? Exit code 0 or 1."""
     from cpmae.brain import extract_brain, load_brain_mask
-    from cpmae.io import nifti
+    from cpmae.io import forms
     from cpmae.verify import verify as compare
+    from cpmae.verify_run import verify_run
 
     _one_of_two(brain_mask, brain_extractor)
-    first, second = nifti.read(original), nifti.read(result)
-    if brain_mask:
-        mask = load_brain_mask(brain_mask, first.stored.shape, first.affine)
-    else:
-        with _progress() as tell:
+    first, second = forms.open_scan(original), forms.open_scan(result)
+    separate = not original.samefile(result)
+    with _progress() as tell:
+        tell("reading")
+        scan = first.only() if first.count == second.count == 1 else None
+        volume = scan.scaled() if scan else first.mean()
+        if brain_mask:
+            mask = load_brain_mask(brain_mask, first.shape, first.affine)
+        else:
             tell("finding the brain")
-            mask = extract_brain(first.scaled(), brain_extractor or "deepbet")
-    found = compare(first, second, mask, separate_files=not original.samefile(result))
+            mask = extract_brain(volume, brain_extractor or "deepbet")
+        tell("comparing")
+        found: Verification | RunVerification
+        if scan:
+            found = compare(scan, second.only(), mask, separate_files=separate)
+        else:
+            found = verify_run(first, second, mask, mean=volume, separate_files=separate)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(_in_words(found)))
     raise typer.Exit(0 if found.ok else 1)
 
@@ -235,18 +249,40 @@ def _warn(warnings: list[str]) -> None:
         typer.echo(f"cpmae: warning: {text}", err=True)
 
 
-def _in_words(found: "Verification") -> list[str]:
-    """Brain first, verdict last."""
+def _in_words(found: "Verification | RunVerification") -> list[str]:
+    """Brain first, verdict last; of a 4-D file, what was measured as the range over its volumes."""
+    from cpmae.verify_run import RunVerification
+
+    volumes = ""
+    if isinstance(found, RunVerification):
+        volumes = f" in each of {found.volumes} volumes"
+        measures = [
+            f"outside  {_range(found.outside_equal, '.1%')} of the voxels equal, "
+            f"correlation of the mean volumes {_number(found.mean_correlation)}",
+            f"face     {_range(found.face_equal, '.1%')} of the voxels equal, correlation "
+            f"{_range(found.face_correlation, '.2f')}, "
+            f"surface of the mean volumes {_number(found.face_distance_mm, ' mm')} away (median)",
+        ]
+    else:
+        measures = [
+            f"outside  {_share(found.outside_equal)} of the voxels equal, "
+            f"correlation {_number(found.outside_correlation)}",
+            f"face     {_share(found.face_equal)} of the voxels equal, correlation {_number(found.face_correlation)}, "
+            f"surface {_number(found.face_distance_mm, ' mm')} away (median)",
+        ]
     differing = "another grid" if found.protected_differing is None else f"{found.protected_differing:,} differ"
     header = [name for name, same in found.header.items() if not same]
     return [
-        f"brain    {found.protected_voxels:,} voxels, {differing} from the original",
+        f"brain    {found.protected_voxels:,} voxels{volumes}, {differing} from the original",
         f"header   {', '.join(header)} differ" if header else f"header   {', '.join(found.header)}: equal",
-        f"outside  {_share(found.outside_equal)} of the voxels equal, correlation {_number(found.outside_correlation)}",
-        f"face     {_share(found.face_equal)} of the voxels equal, correlation {_number(found.face_correlation)}, "
-        f"surface {_number(found.face_distance_mm, ' mm')} away (median)",
+        *measures,
         "verified" if found.ok else f"NOT verified: {'; '.join(found.failures)}",
     ]
+
+
+def _range(values: tuple[float | None, ...], form: str) -> str:
+    known = [v for v in values if v is not None]
+    return f"{min(known):{form}} to {max(known):{form}}" if known else "not measured: how much"
 
 
 def _share(value: float | None) -> str:

@@ -18,28 +18,28 @@ Seed = Annotated[int, typer.Option(min=0, help="Of initial weights and of the or
 @train.command()
 def synth(
     label_maps: Annotated[Path, typer.Argument(help="Folder with SynthSeg's whole-head label maps (NIfTI).")],
-    anatomies: Annotated[Path, typer.Argument(help="Folder for the warped anatomies (.npy, 12 MB each).")],
-    count: Annotated[int, typer.Option(min=1, help="How many.")] = 400,
+    population: Annotated[Path, typer.Argument(help="Folder for the shape model and the heads (0.2 MB each).")],
+    count: Annotated[int, typer.Option(min=1, help="How many heads to draw.")] = 3000,
     leave_out: Annotated[str, typer.Option(help="Names to keep for validation, separated by commas.")] = "",
     seed: Seed = 0,
 ) -> None:
-    """Stage one: from label maps to a population of heads that nobody has."""
+    """Stage one: from label maps to a shape model and a population of heads that nobody has."""
     from cpmae.training import stages
 
     left_out = [name for name in leave_out.split(",") if name]
     maps = [p for p in sorted(label_maps.glob("*.nii*")) if not any(name in p.name for name in left_out)]
     if not maps:
         raise typer.BadParameter(f"no label maps (.nii, .nii.gz) in {label_maps}")
-    stages.make_anatomies(maps, anatomies, count, seed)
+    stages.make_population(maps, population, count, seed, tell=lambda text: typer.echo(text, err=True))
 
 
 @train.command()
 def vqvae(
-    examples: Annotated[Path, typer.Argument(help="Folder of anatomies, or of NIfTI scans (a BIDS data set too).")],
+    examples: Annotated[Path, typer.Argument(help="Folder of `train synth`, or of NIfTI scans (a BIDS data set too).")],
     run: Annotated[Path, typer.Argument(help="Folder for checkpoints, losses.csv and the result.")],
     steps: Steps = 5000,
     learning_rate: LearningRate = 1e-3,
-    crop: Annotated[int, typer.Option(help="Edge of the training crops in voxels, a multiple of 16.")] = 96,
+    batch: Annotated[int, typer.Option(min=1, help="Heads a step.")] = 2,
     palette_scans: Annotated[int, typer.Option(min=40, help="Simulated scans that the palette learns from.")] = 1600,
     weights: Annotated[Path | None, typer.Option(help="Weights that training on scans starts from.")] = None,
     accelerator: Accelerator = "auto",
@@ -53,7 +53,7 @@ def vqvae(
 
     hardware = stages.Hardware(accelerator, devices, precision)
     settings = LoopSettings(steps=steps, learning_rate=learning_rate)
-    stages.train_vqvaes(examples, run, settings, hardware, crop, weights, seed, palette_scans)
+    stages.train_vqvaes(examples, run, settings, hardware, batch, weights, seed, palette_scans)
 
 
 @train.command()
@@ -64,8 +64,7 @@ def mae(
     out: Annotated[Path, typer.Argument(help="Weight file to write (.safetensors), with a JSON beside it.")],
     steps: Steps = 3000,
     learning_rate: LearningRate = 1e-3,
-    batch: Annotated[int, typer.Option(min=1, help="Heads a step.")] = 4,
-    plan_steps: Annotated[int, typer.Option(min=1, help="Steps of the plan's network alone, at the end.")] = 3000,
+    batch: Annotated[int, typer.Option(min=1, help="Heads a step.")] = 16,
     accelerator: Accelerator = "auto",
     devices: Devices = 1,
     precision: Precision = "bf16-mixed",
@@ -77,4 +76,4 @@ def mae(
 
     hardware = stages.Hardware(accelerator, devices, precision)
     settings = LoopSettings(steps=steps, learning_rate=learning_rate)
-    stages.train_mae(examples, vqvae_run, run, out, settings, hardware, batch, seed, {"steps": steps}, plan_steps)
+    stages.train_mae(examples, vqvae_run, run, out, settings, hardware, batch, seed, {"steps": steps})

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cpmae import metadata
 from cpmae.brain import load_brain_mask
-from cpmae.io import nifti
+from cpmae.io import forms, nifti
 from cpmae.io.mask import mask_scan
 from cpmae.io.together import Writer, check_outputs, write_together
 
@@ -45,7 +46,8 @@ def deidentify_file(
     """De-identify the scan `input` and write all outputs or none.
 
     Args:
-        input, output: names of scans, .nii or .nii.gz.
+        input: a scan's file: .nii, .nii.gz, .mgz, .mgh, or either of a pair, .hdr and .img.
+        output: .nii, .nii.gz, or of the input's own form.
         options: how.
         brain_mask: a mask on the grid of the input, which then is not searched for.
         save_brain_mask: where the brain mask goes.
@@ -61,13 +63,15 @@ def deidentify_file(
     """
     tell = progress or (lambda stage: None)
     check_outputs(
-        [p for p in (input, brain_mask) if p],
-        [p for p in (output, save_brain_mask) if p],
+        [file for p in (input, brain_mask) if p for file in forms.files_of(p)],
+        [p for p in (save_brain_mask,) if p],
         [p for p in (picture,) if p],
+        own=forms.result_files(input, output),
         overwrite=overwrite,
     )
     tell("reading")
-    scan = nifti.read(input)
+    run = forms.open_scan(input)
+    scan = run.only()
     mask = load_brain_mask(brain_mask, scan.stored.shape, scan.affine) if brain_mask else None
     from cpmae import pipeline  # and with it torch, after the questions that need neither
 
@@ -82,6 +86,8 @@ def deidentify_file(
         files.append((picture, lambda path: before_after(before, after, result.brain_mask, path)))
     if save_brain_mask:
         files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(scan, result.brain_mask))))
+    run = metadata.clean_nifti(run) if options.clean_metadata else run
+    run = run.marked(result.image.header["descrip"].item().decode("ascii"))
     files += beside(result) if beside else ()
-    write_together([*files, (output, lambda path: nifti.write(path, result.image))], staging)
+    write_together([*files, *forms.writers(output, run, [result.image.stored])], staging)
     return result

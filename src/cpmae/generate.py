@@ -1,18 +1,19 @@
-"""A new head around a brain: codes drawn, decoded and painted, on the canonical grid."""
+"""A new head around a brain: codes drawn, decoded to a field, and the atlas painted through it."""
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpmae import canonical
 from cpmae.canonical import Conformed
+from cpmae.models.field import GRID_SHAPE, dense, warp_volume
 from cpmae.models.head import HeadModel
-from cpmae.models.paint import blend, mixes, texture
+from cpmae.models.mae import known_coarse
+from cpmae.models.paint import paint_labels, soft_edges, texture
 from cpmae.models.palette import brain_profile
+from cpmae.models.vqvae import COARSE, FINE, STEP_MM, code_shape
+from cpmae.registration import fit_atlas
 from cpmae.sampling import sample
 
 
@@ -20,66 +21,74 @@ from cpmae.sampling import sample
 class SamplingSettings:
     """How codes are drawn; see `sampling.sample`."""
 
-    plan_steps: int = 24
-    coarse_steps: int = 12
+    coarse_steps: int = 24
     fine_steps: int = 4
-    plan_temperature: float = 0.7
-    coarse_temperature: float = 0.3
-    fine_temperature: float = 0.1
+    coarse_temperature: float = 0.9
+    fine_temperature: float = 0.3
 
 
 @dataclass(frozen=True)
 class VisibleCodes:
     """Codes that are known beforehand, as where the cranium is kept; True in a `removed` grid is to be drawn."""
 
-    coarse: Tensor  # (X/16, Y/16, Z/16) int64
+    coarse: Tensor  # (X/32, Y/32, Z/32) int64
     fine: Tensor  # (X/8, Y/8, Z/8) int64
     coarse_removed: Tensor  # bool
     fine_removed: Tensor  # bool
 
 
-def generate_head(
+def generate_field(
     model: HeadModel,
     brain: Conformed,
     kept: Conformed | None,
     generator: torch.Generator,
     settings: SamplingSettings | None = None,
 ) -> Tensor:
-    """Draw a head that fits a brain.
+    """Draw the shape of a head that fits a brain.
 
     Args:
         model: the trained model.
         brain: the brain alone.
         kept: what else is kept of the head, brain included, and makes codes visible; None draws them all.
-        generator: on the CPU; codes and texture come from it.
+        generator: on the CPU; codes come from it.
 
     Returns:
-        `canonical.GRID_SHAPE` float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere.
+        (3, *control_shape()) float32, mm: the field into the model's atlas; see `models.field`.
     """
     condition = model.brain_condition(brain.data, brain.mask)
-    visible = no_codes() if kept is None else visible_codes(model, brain.mask, kept)
-    coarse, fine = draw_codes(model, condition, visible, generator, settings or SamplingSettings())
-    paints = model.paints(brain_profile(brain.data[::2, ::2, ::2], brain.mask[::2, ::2, ::2]))
-    layers = model.decode(coarse, fine, brain.mask, mixes(paints))
-    return blend(layers, *texture(canonical.GRID_SHAPE, generator))
+    settings = settings or SamplingSettings()
+    if kept is None:
+        return model.decode(*draw_codes(model, condition, no_codes(), generator, settings), brain.mask)
+    fitted = fit_atlas(model.atlas.cpu(), model.paints(brain_profile(brain.data, brain.mask, STEP_MM)), kept, brain)
+    known = F.avg_pool3d(torch.from_numpy(kept.mask).float()[None, None], FINE // STEP_MM)[0, 0] == 1
+    codes = draw_codes(model, condition, visible_codes(model, fitted, known), generator, settings)
+    # beside what is kept the new head is what was fitted to it, so that nothing shows where the two meet
+    share = F.avg_pool3d(F.pad(known.float()[None, None], [2] * 6, mode="replicate"), 5, 1)[0, 0]
+    return torch.lerp(model.decode(*codes, brain.mask), fitted, share.sqrt())
+
+
+def paint_head(model: HeadModel, field: Tensor, brain: Conformed, generator: torch.Generator) -> Tensor:
+    """The atlas in the colours that a brain's contrast asks for, seen through a field.
+
+    Args:
+        field: from `generate_field`.
+        brain: the brain alone, whose intensities choose the colours.
+        generator: on the CPU; texture comes from it.
+
+    Returns:
+        GRID_SHAPE float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere; CSF in the brain.
+    """
+    paints = model.paints(brain_profile(brain.data, brain.mask, STEP_MM))
+    painted = paint_labels(model.atlas.cpu(), paints, *texture(GRID_SHAPE, generator))
+    return warp_volume(soft_edges(painted)[None], dense(field, GRID_SHAPE))[0]
 
 
 def draw_codes(
     model: HeadModel, condition: Tensor, visible: VisibleCodes, generator: torch.Generator, settings: SamplingSettings
 ) -> tuple[Tensor, Tensor]:
-    """A plan, then coarse codes (X/16, ...) and fine ones (X/8, ...), int64, around the brain of `condition`."""
-    plan, plan_removed = model.encode_plan(visible.coarse, ~visible.coarse_removed)
-    plan = sample(
-        lambda codes, where: model.plan_logits(codes, where, condition),
-        plan,
-        plan_removed,
-        mask_id=model.plan.mask_id,
-        num_steps=settings.plan_steps,
-        temperature=settings.plan_temperature,
-        generator=generator,
-    )
+    """Coarse codes (X/32, ...) and fine ones (X/8, ...), int64, around the brain of `condition`."""
     coarse = sample(
-        lambda codes, where: model.coarse_logits(codes, where, plan, condition),
+        lambda codes, where: model.coarse_logits(codes, where, condition),
         visible.coarse,
         visible.coarse_removed,
         mask_id=model.coarse.mask_id,
@@ -101,17 +110,15 @@ def draw_codes(
 
 def no_codes() -> VisibleCodes:
     """Nothing is known: every code is to be drawn."""
-    coarse = torch.zeros([n // 16 for n in canonical.GRID_SHAPE], dtype=torch.int64)
-    fine = torch.zeros([n // 8 for n in canonical.GRID_SHAPE], dtype=torch.int64)
+    coarse = torch.zeros(code_shape(COARSE), dtype=torch.int64)
+    fine = torch.zeros(code_shape(FINE), dtype=torch.int64)
     return VisibleCodes(
         coarse, fine, torch.ones_like(coarse, dtype=torch.bool), torch.ones_like(fine, dtype=torch.bool)
     )
 
 
-def visible_codes(model: HeadModel, brain: NDArray[np.bool_], kept: Conformed) -> VisibleCodes:
-    """Codes of what is kept; blocks that hold anything else, or are next to such a block, are to be drawn."""
-    coarse, fine = model.encode_non_brain(kept.data, brain)
-    gone = torch.from_numpy(~kept.mask).float()[None, None]
-    coarse_removed = F.max_pool3d(gone, 16)[0, 0] > 0
-    fine_removed = F.max_pool3d(F.max_pool3d(gone, 8), 3, 1, 1)[0, 0] > 0
-    return VisibleCodes(coarse, fine, coarse_removed, fine_removed)
+def visible_codes(model: HeadModel, field: Tensor, known: Tensor) -> VisibleCodes:
+    """Codes of a field where it is `known` (X/8, ...) bool; blocks next to unknown ones are to be drawn as well."""
+    coarse, fine = model.encode_field(field, known)
+    beside = F.max_pool3d((~known).float()[None, None], 3, 1, 1)[0, 0] > 0
+    return VisibleCodes(coarse, fine, ~known_coarse(known[None])[0], beside)

@@ -1,8 +1,15 @@
 """What beside the voxels may tell who was scanned, and its removal."""
 
 from dataclasses import replace
+from typing import Any, TypeVar
 
+import numpy as np
+
+from cpmae.io.frame import MGH_FOOTER_BYTES, MGH_HEAD_BYTES, MGH_HEADER_BYTES, Frame, pair_header
 from cpmae.io.nifti import NiftiScan
+from cpmae.io.run import NiftiRun
+
+Image = TypeVar("Image", NiftiScan, NiftiRun)
 
 # Fields of NIfTI-1 and NIfTI-2 that no software needs to read the image, and that hold names, dates, paths and numbers
 # of sessions in the wild; glmax and glmin are the extremes of the whole original.
@@ -21,11 +28,57 @@ _IDENTIFYING = (
 )
 
 
-def clean_nifti(scan: NiftiScan) -> NiftiScan:
-    """The same image without text: identifying header fields empty, header extensions (DICOM, AFNI, XML ones) gone."""
-    header = scan.header.copy()
-    empty = type(header)(endianness=header.endianness)
-    for field in set(_IDENTIFYING) & set(header.keys()):
-        header[field] = empty[field]
+# The same of Analyze headers, whose names for these bytes are others; of the extremes in the original, all.
+_ANALYZE_IDENTIFYING = (
+    *("data_type", "db_name", "extents", "session_error", "regular", "hkey_un0", "cal_units", "unused1", "funused3"),
+    *("compressed", "verified", "descrip", "aux_file", "generated", "scannum", "patient_id", "exp_date", "exp_time"),
+    *("hist_un0", "views", "vols_added", "start_field", "field_skip", "omax", "omin", "smax", "smin"),
+)
+_ANALYZE_EXTREMES = ("glmax", "glmin")
+
+
+def clean_nifti(scan: Image) -> Image:
+    """The same image without text: identifying header fields empty, header extensions (DICOM, AFNI, XML ones) gone.
+
+    Of a run from a pair or an MGH file, the file's own bytes around the voxels too.
+    """
+    header = _emptied(scan.header, _IDENTIFYING)
     header["vox_offset"] = len(header.binaryblock) + len(NiftiScan.extensions)
-    return replace(scan, header=header, extensions=NiftiScan.extensions)
+    clean = replace(scan, header=header, extensions=NiftiScan.extensions)
+    if isinstance(clean, NiftiRun) and clean.frame:
+        clean = replace(clean, frame=_clean_frame(clean.frame))
+    return clean
+
+
+def _emptied(header: Any, fields: tuple[str, ...]) -> Any:
+    copy, empty = header.copy(), type(header)(endianness=header.endianness)
+    for field in set(fields) & set(header.keys()):
+        copy[field] = empty[field]
+    return copy
+
+
+def _clean_frame(frame: Frame) -> Frame:
+    if frame.kind == "mgh":  # the tags after the footer hold command lines, paths and names
+        head = frame.head[:MGH_HEADER_BYTES].ljust(MGH_HEAD_BYTES, b"\0")
+        return replace(frame, head=head, after=frame.after[:MGH_FOOTER_BYTES])
+    header, rest = pair_header(frame.head), b""
+    if frame.kind == "nifti":
+        rest = bytes(4 if len(frame.head) >= len(header.binaryblock) + 4 else 0)
+        header = _emptied(header, _IDENTIFYING)
+    else:
+        header = _clean_analyze(header)
+    return replace(frame, head=header.binaryblock + rest, before=bytes(len(frame.before)))
+
+
+def _clean_analyze(header: Any) -> Any:
+    clean = _emptied(header, _ANALYZE_IDENTIFYING)
+    if bytes(header["vox_units"]).rstrip(b"\0 ") != b"mm":
+        clean["vox_units"] = b""
+    without = _emptied(clean, _ANALYZE_EXTREMES)
+    if without.get_slope_inter() == header.get_slope_inter():  # where there is no slope, SPM2 makes one of them
+        clean = without
+    origin = header["origin"].copy()  # SPM's voxel at 0, 0, 0; elsewhere the same bytes are text
+    clean["origin"] = 0
+    if not np.array_equal(clean.get_best_affine(), header.get_best_affine()):
+        clean["origin"][:3] = origin[:3]
+    return clean

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cpmae import __version__, brain, canonical, compose, metadata, verify
 from cpmae.errors import BrainMaskError, DeviceError, ScanError
-from cpmae.generate import generate_head
+from cpmae.generate import generate_field, paint_head
 from cpmae.io import nifti
 from cpmae.io.nifti import NiftiScan
 from cpmae.models import checkpoint
@@ -102,11 +102,11 @@ def deidentify(
     unit = canonical.brain_unit(volume, mask)
     conformed = canonical.conform(volume, mask, pose, unit)
     kept = conformed if protected is mask else canonical.conform(volume, protected, pose, unit)
-    head = generate_head(model, conformed, kept if region == "face" else None, generator)
+    field = generate_field(model, conformed, kept if region == "face" else None, generator)
+    head = paint_head(model, field, conformed, generator)
 
     tell("putting it around the brain")
-    joined = np.where(kept.mask, kept.data, head.numpy())
-    values = canonical.resample_like(joined, pose, scan.stored.shape, scan.affine)
+    values = canonical.resample_like(head.numpy(), pose, scan.stored.shape, scan.affine)
     values = compose.with_noise(values, compose.noise_level(volume, mask) / unit.scale, rng)
     result = compose.compose(scan, protected, unit.unscale(values))
     result = metadata.clean_nifti(result) if clean_metadata else result

@@ -49,7 +49,7 @@ def progress_table(total: int) -> Iterator[Callable[[str, Job, Outcome | None], 
         made = ended - counts["done before"]
         left = (now - start) / made * (total - ended) if made else None
         figures = ", ".join(f"{number} {what}" for what, number in counts.items()) or "starting"
-        line = f"{ended} of {total}: {figures}" + (f"; about {_time(left)} left" if left is not None else "")
+        line = f"{ended} of {total}: {figures}" + (f"; about {_time(left)} left" if left else "")
         table = Table(box=None, pad_edge=False, show_header=False)
         for name, since in list(running.items())[:SHOWN]:
             table.add_row(_time(now - since), Text(name))

@@ -3,6 +3,7 @@
 Layout: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h
 """
 
+import math
 from typing import Any
 
 import nibabel as nib
@@ -26,6 +27,10 @@ _DTYPE_OF_CODE = {
 }
 _REFUSED_CODE = {1: "1-bit", 32: "complex64", 128: "RGB", 1536: "float128", 1792: "complex128", 2048: "complex256"}
 _REFUSED_CODE[2304] = "RGBA"
+MIN_AXIS = 16  # voxels; nothing shorter holds a head
+VOXEL_RANGE_MM = (0.1, 10.0)
+STORED_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+_UNITS = {1: "metres", 3: "micrometres"}
 
 
 def parse_header(raw: bytes, name: str) -> Any:
@@ -46,23 +51,36 @@ def parse_header(raw: bytes, name: str) -> Any:
     )
 
 
-def volume_shape(header: Any, name: str) -> tuple[int, int, int]:
-    """(X, Y, Z); further axes of length 1 are dropped."""
+def run_shape(header: Any, name: str) -> tuple[tuple[int, int, int], int]:
+    """(X, Y, Z) and how many such volumes follow each other; all axes after the third count volumes."""
     dim = [int(n) for n in header["dim"]]
     full = tuple(dim[1 : dim[0] + 1])
     if not 1 <= dim[0] <= 7 or min(full) < 1:
         raise ScanError(f"{name} has a damaged header (dim {dim}), export the scan again")
-    extra = [n for n in full[3:] if n > 1]
-    if extra:
-        axes = 5 if dim[0] > 4 and max(full[4:]) > 1 else 4
+    if len(full) < 3 or min(full[:3]) == 1:
+        raise ScanError(f"{name} is not 3-D, its shape is {full}, give the whole volume and not a slice")
+    return full[:3], math.prod(full[3:])  # type: ignore[return-value]
+
+
+def volume_shape(header: Any, name: str) -> tuple[int, int, int]:
+    """(X, Y, Z) where there is one volume; further axes of length 1 are dropped."""
+    shape, count = run_shape(header, name)
+    if count > 1:
+        full = tuple(int(n) for n in header["dim"][1 : header["dim"][0] + 1])
+        axes = 5 if len(full) > 4 and max(full[4:]) > 1 else 4
         raise ScanError(
             f"{name} is {axes}-D with shape {full}, which is not taken yet; split it into 3-D volumes, "
             "with nibabel.four_to_three or fslsplit"
         )
-    shape = full[:3]
-    if len(shape) < 3 or sum(n > 1 for n in shape) < 3:
-        raise ScanError(f"{name} is not 3-D, its shape is {full}, give the whole volume and not a slice")
-    return shape  # type: ignore[return-value]
+    return shape
+
+
+def data_offset(header: Any, name: str) -> int:
+    """Where the voxels of a single file start; 0 is found in the wild and read as the least there can be."""
+    offset = float(header["vox_offset"])
+    if not math.isfinite(offset):
+        raise ScanError(f"{name} has a damaged header (vox_offset {offset}), export the scan again")
+    return max(int(offset), len(header.binaryblock) + 4)
 
 
 def scaling(header: Any, name: str) -> tuple[float, float]:
@@ -98,3 +116,36 @@ def stored_dtype(header: Any, name: str) -> np.dtype:
         kind = _REFUSED_CODE.get(code, "unknown")
         raise ScanError(f"{name} holds {kind} voxels (datatype {code}), give a magnitude image of real numbers")
     return np.dtype(_DTYPE_OF_CODE[code]).newbyteorder(header.endianness)
+
+
+def check_grid(header: Any, name: str) -> None:
+    """Refuse a grid that no head is scanned on: by its dtype, units, voxel sizes and number of voxels."""
+    dtype, shape = stored_dtype(header, name), run_shape(header, name)[0]
+    if dtype.name not in STORED_DTYPES:
+        allowed = ", ".join(STORED_DTYPES)
+        raise ScanError(f"{name} holds 64-bit integers ({dtype.name}), store it as one of {allowed}")
+    units = int(header["xyzt_units"]) & 7
+    if units in _UNITS:
+        raise ScanError(
+            f"{name} gives its lengths in {_UNITS[units]} (xyzt_units {units}), convert them to millimetres"
+        )
+    sizes = voxel_sizes(best_affine(header, name))
+    low, high = VOXEL_RANGE_MM
+    if (sizes < low).any() or (sizes > high).any():
+        text = " x ".join(f"{s:.4g}" for s in sizes)
+        hint = "are they metres? " if sizes.max() < low else ""
+        raise ScanError(
+            f"{name} has voxels of {text} mm, {hint}correct pixdim and the affine to {low:g} to {high:g} mm"
+        )
+    if min(shape) < MIN_AXIS:
+        raise ScanError(
+            f"{name} has shape {shape}, a head scan has at least {MIN_AXIS} voxels along each axis; "
+            "give the whole 3-D volume"
+        )
+
+
+def marked(header: Any, text: str) -> Any:
+    """A copy with `text` as the description (`descrip`, cut to 79 ASCII characters)."""
+    copy = header.copy()
+    copy["descrip"] = text.encode("ascii", "replace")[:79]
+    return copy

@@ -7,26 +7,32 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from cpmae.errors import OutputError
-from cpmae.io.output import check_output
+from cpmae.io.output import SUFFIXES, check_output
 
 Writer = Callable[[Path], object]
 
 
 def check_outputs(
-    inputs: Sequence[Path], scans: Sequence[Path], pictures: Sequence[Path] = (), *, overwrite: bool = False
+    inputs: Sequence[Path],
+    scans: Sequence[Path],
+    pictures: Sequence[Path] = (),
+    *,
+    own: Sequence[Path] = (),
+    overwrite: bool = False,
 ) -> None:
     """Find out before the work whether all results can be written.
 
     Args:
         inputs: files that are read; none may be overwritten.
         scans, pictures: files to write, .nii or .nii.gz and .png.
+        own: further files to write, in the form of the input; see `forms.result_files`.
 
     Raises:
         OutputError: as `check_output`, or if two of the files to write are one.
     """
-    for path in scans:
+    for path, suffixes in [*((p, SUFFIXES) for p in scans), *((p, ("",)) for p in own)]:
         for source in inputs:
-            check_output(source, path, overwrite=overwrite)
+            check_output(source, path, overwrite=overwrite, suffixes=suffixes)
     for path in pictures:
         if path.suffix.lower() != ".png":  # so that it cannot be one of the inputs
             raise OutputError(f"{path.name} does not end in .png, give the picture such a name")
@@ -37,7 +43,7 @@ def check_outputs(
         if os.path.lexists(path) and not overwrite:
             raise OutputError(f"{path} exists already, choose another name or ask to overwrite it (--overwrite)")
     places: set[Path] = set()
-    for path in (*scans, *pictures):
+    for path in (*own, *scans, *pictures):
         place = path.parent.resolve() / path.name
         if place in places:
             raise OutputError(f"{path} is asked for twice, give each output its own name")

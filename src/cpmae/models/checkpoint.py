@@ -15,7 +15,7 @@ from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.mae import MAEConfig
 from cpmae.models.vqvae import VQVAEConfig
 
-FORMAT = 2
+FORMAT = 3
 DEFAULT_NAME = "head.safetensors"
 
 
@@ -23,7 +23,7 @@ def save(model: HeadModel, path: Path, about: dict) -> None:
     """Write `path` (.safetensors) and its JSON: format, sizes, SHA-256 of the weights, and `about`."""
     learned = {name for name, _ in model.named_parameters()}  # the moments that codes are whitened by stay exact
     tensors = {
-        name: tensor.detach().to("cpu", torch.bfloat16 if name in learned else torch.float32).contiguous()
+        name: tensor.detach().to("cpu", torch.bfloat16 if name in learned else tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()
     }
     path.write_bytes(safetensors.torch.save(tensors))

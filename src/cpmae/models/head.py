@@ -1,4 +1,4 @@
-"""The trained model as the pipeline uses it: brain in, the tissues of a new head out.
+"""The trained model as the pipeline uses it: brain in, the field and the tissues of a new head out.
 
 Everything that needs PyTorch weights stands behind this class, so that another runtime can take its place.
 """
@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpmae.models.field import GRID_SHAPE
 from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig
 from cpmae.models.palette import Palette
-from cpmae.models.plan import PlanEncoder, PlanMAE, whole_blocks
 from cpmae.models.precision import fast_autocast
-from cpmae.models.vqvae import BrainVQVAE, NonBrainVQVAE, VQVAEConfig
-
-SHARPNESS = 2.0  # of d2's tissue logits: crisper edges, judged by eye
+from cpmae.models.vqvae import FINE, STEP_MM, BrainVQVAE, NonBrainVQVAE, VQVAEConfig
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,9 @@ class HeadConfig:
 
 
 class HeadModel(nn.Module):
-    """e1, e2, d2, the masked autoencoder and the palette."""
+    """e1, e2, d2 with its atlas, the masked autoencoder and the palette. Volumes that go in have `STEP_MM`."""
+
+    half_atlas: Tensor  # (X / 2, Y, Z) of GRID_SHAPE, uint8; the other half mirrors it
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -37,12 +37,17 @@ class HeadModel(nn.Module):
         self.sha256 = ""  # of the weight file it was read from
         self.brain = BrainVQVAE(config.vqvae)
         self.non_brain = NonBrainVQVAE(config.vqvae)
-        self.plan_encoder = PlanEncoder(config.mae, config.vqvae)
-        self.plan = PlanMAE(config.mae, config.vqvae)
         self.coarse = CoarseMAE(config.mae, config.vqvae)
         self.fine = FineMAE(config.mae, config.vqvae)
         self.palette = Palette()
+        x, y, z = GRID_SHAPE
+        self.register_buffer("half_atlas", torch.zeros(x // 2, y, z, dtype=torch.uint8))
         del self.brain.decoder, self.brain.from_code  # d1 serves training alone
+
+    @property
+    def atlas(self) -> Tensor:
+        """GRID_SHAPE uint8, index of `TISSUES` or `BRAIN`: the head that d2's fields lead to."""
+        return torch.cat([self.half_atlas, self.half_atlas.flip(0)])
 
     @property
     def device(self) -> torch.device:
@@ -54,56 +59,39 @@ class HeadModel(nn.Module):
         brain = self._volume(mask)
         with fast_autocast(self.device):
             vectors, _ = self.brain.encode(self._volume(image), brain)
-        return BrainCondition(vectors, F.avg_pool3d(brain, 8)).cat()
+        return BrainCondition(vectors, F.avg_pool3d(brain, FINE // STEP_MM)).cat()
 
     @torch.inference_mode()
-    def encode_plan(self, coarse: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """Coarse codes (X/16, ...) where `known` to plan codes (X/64, ...) and where they have to be drawn (bool)."""
+    def coarse_logits(self, codes: Tensor, where: Tensor, condition: Tensor) -> Tensor:
+        """Masked autoencoder, coarse: codes (X/32, ...) with mask ids to logits (n, size) at flat positions (n,)."""
         with fast_autocast(self.device):
-            _, codes = self.plan_encoder(coarse[None].to(self.device), known[None].to(self.device))
-        return codes[0].cpu(), ~whole_blocks(known[None])[0]
-
-    @torch.inference_mode()
-    def plan_logits(self, codes: Tensor, where: Tensor, condition: Tensor) -> Tensor:
-        """Masked autoencoder, plan: codes (X/64, ...) with mask ids to logits (n, size) at flat positions (n,)."""
-        with fast_autocast(self.device):
-            features = self.plan.features(codes[None].to(self.device), condition)
-            return self.plan.head(features.flatten(0, 3)[where.to(self.device)]).float().cpu()
-
-    @torch.inference_mode()
-    def coarse_logits(self, codes: Tensor, where: Tensor, plan: Tensor, condition: Tensor) -> Tensor:
-        """Masked autoencoder, coarse: as `plan_logits` at 1/16, given the whole plan."""
-        with fast_autocast(self.device):
-            vectors = self.plan.quantizer.codes_to_vectors(plan[None].to(self.device))
-            features = self.coarse.features(codes[None].to(self.device), vectors, condition)
+            features = self.coarse.features(codes[None].to(self.device), condition)
             return self.coarse.head(features.flatten(0, 3)[where.to(self.device)]).float().cpu()
 
     @torch.inference_mode()
     def fine_logits(self, codes: Tensor, where: Tensor, coarse: Tensor, condition: Tensor) -> Tensor:
-        """Masked autoencoder, fine: as `plan_logits` at 1/8, given all coarse codes."""
+        """Masked autoencoder, fine: as `coarse_logits` at 1/8, given all coarse codes."""
         with fast_autocast(self.device):
             features = self.fine.features(codes[None].to(self.device), coarse[None].to(self.device), condition)
             return self.fine.head(features.flatten(0, 3)[where.to(self.device)]).float().cpu()
 
     @torch.inference_mode()
-    def encode_non_brain(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
-        """e2: codes of a conformed non-brain volume, unknown voxels 0; (X/16, ...) and (X/8, ...) int64."""
+    def encode_field(self, field: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """e2: codes of a field (3, X/8, ...) mm where `known` (X/8, ...) bool; (X/32, ...) and (X/8, ...) int64."""
         with fast_autocast(self.device):
-            codes = self.non_brain.encode(self._volume(image), self._volume(mask))
+            codes = self.non_brain.encode(field[None].to(self.device), known[None, None].float().to(self.device))
         return codes.coarse_codes[0].cpu(), codes.fine_codes[0].cpu()
 
     @torch.inference_mode()
-    def decode(self, coarse: Tensor, fine: Tensor, mask: NDArray[np.bool_], mixes: Tensor) -> Tensor:
-        """d2: codes and the brain mask to sums of tissue shares with the weights `mixes` (R, tissues), (R, *grid)."""
+    def decode(self, coarse: Tensor, fine: Tensor, mask: NDArray[np.bool_]) -> Tensor:
+        """d2: codes and the brain mask to the field into the atlas, (3, *control_shape()) float32 on the CPU, mm."""
         with fast_autocast(self.device):
-            layers = self.non_brain.decode_mixed(
+            field = self.non_brain.decode(
                 self.non_brain.coarse_quantizer.codes_to_vectors(coarse[None].to(self.device)),
                 self.non_brain.fine_quantizer.codes_to_vectors(fine[None].to(self.device)),
                 self._volume(mask),
-                mixes.to(self.device),
-                sharpness=SHARPNESS,
             )
-        return layers[0].cpu()
+        return field[0].cpu()
 
     @torch.inference_mode()
     def paints(self, profile: NDArray[np.float32]) -> Tensor:

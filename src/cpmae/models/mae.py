@@ -1,9 +1,8 @@
 """The masked autoencoder over codes: what non-brain belongs around this brain (CP-MAE, arXiv 2310.15778, section 2).
 
-Networks from coarse to fine. A plan comes first (see `plan`). Given it, the coarse network looks at the whole head at
-once (attention over blocks of 32 voxels) and says what is where at 1/16; the fine one refines it at 1/8 and needs to
-look only nearby. All see all brain codes and the brain mask. True in `removed` is masked, to be generated; the mask id
-is the codebook size.
+Two networks. The coarse one, a transformer over the blocks of 32 mm, looks at the whole head at once and says how it is
+shaped; the fine one, convolutions over the blocks of 8 mm, adds what is local. Both see all brain codes and the brain
+mask. True in `removed` is masked, to be generated; the mask id is the codebook size.
 """
 
 from dataclasses import dataclass
@@ -12,25 +11,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpmae.models.layers import Down, ResidualBlock, Up, space_to_channels
+from cpmae.models.layers import Down, ResidualBlock, Up
 from cpmae.models.quantizer import FiniteScalarQuantizer
-from cpmae.models.vqvae import VQVAEConfig
+from cpmae.models.vqvae import COARSE, FINE, VQVAEConfig, code_shape, pad_to_coarse
 
 
 @dataclass(frozen=True)
 class MAEConfig:
     """Sizes of both networks."""
 
-    coarse_width: int = 96
-    attention_width: int = 192
-    attention_layers: int = 4
-    attention_heads: int = 6
-    fine_width: int = 64
-    plan_levels: tuple[int, ...] = (8, 5, 5, 5)
-    plan_encoder_width: int = 64
-    plan_width: int = 96
-    plan_layers: int = 4
-    plan_heads: int = 4
+    coarse_width: int = 224
+    coarse_layers: int = 6
+    coarse_heads: int = 7
+    fine_width: int = 48
 
 
 @dataclass(frozen=True)
@@ -64,53 +57,30 @@ class AttentionBlock(nn.Module):
 
 
 class CoarseMAE(nn.Module):
-    """Logits of the coarse codes, at 1/16, given the plan (see `plan`)."""
+    """Logits of the coarse codes, at 1/32, given the brain."""
 
     def __init__(self, config: MAEConfig, vqvae: VQVAEConfig) -> None:
         super().__init__()
-        w, a = config.coarse_width, config.attention_width
+        w = config.coarse_width
         self.quantizer = FiniteScalarQuantizer(vqvae.coarse_levels)
-        self.plan_quantizer = FiniteScalarQuantizer(config.plan_levels)
         self.mask_id = self.quantizer.codebook_size
-        grid = [n // 16 for n in vqvae.grid_shape]
-        self.place = nn.Parameter(torch.randn(1, 32, *grid) * 0.02)
-        brain_channels = 8 * (len(vqvae.brain_levels) + 1)
-        self.stem = nn.Conv3d(len(vqvae.coarse_levels) + 1 + brain_channels + 32, w, 3, padding=1)
-        self.before = ResidualBlock(w)
-        self.down = Down(w, a)
-        self.from_plan = Up(len(config.plan_levels), a)
-        half = [-(-n // 2) for n in grid]
-        self.token_place = nn.Parameter(torch.randn(1, half[0] * half[1] * half[2], a) * 0.02)
-        self.attention = nn.Sequential(
-            *(AttentionBlock(a, config.attention_heads) for _ in range(config.attention_layers))
-        )
-        self.up = Up(a, w)
-        self.after = nn.Sequential(ResidualBlock(w), ResidualBlock(w))
-        self.head = nn.Sequential(nn.LayerNorm(w), nn.Linear(w, 2 * w), nn.GELU(), nn.Linear(2 * w, self.mask_id))
+        self.brain = nn.Sequential(Down(len(vqvae.brain_levels) + 1, 64), nn.SiLU(), Down(64, w))
+        self.stem = nn.Linear(len(vqvae.coarse_levels) + 1, w)
+        x, y, z = code_shape(COARSE)
+        self.place = nn.Parameter(torch.randn(1, x * y * z, w) * 0.02)
+        self.attention = nn.Sequential(*(AttentionBlock(w, config.coarse_heads) for _ in range(config.coarse_layers)))
+        self.head = nn.Sequential(nn.LayerNorm(w), nn.Linear(w, self.mask_id))
 
-    def features(self, codes: Tensor, plan: Tensor, brain: Tensor) -> Tensor:
-        """Features of every coarse code, (B, X, Y, Z, width).
-
-        Args:
-            codes: (B, X, Y, Z) with mask ids.
-            plan: (B, C, ceil(X / 4), ...) vectors.
-            brain: `BrainCondition.cat()`.
-        """
-        seen = visible_vectors(codes, self.quantizer, self.mask_id)
-        brain = space_to_channels(brain, 2)
-        place = self.place.expand(codes.shape[0], -1, -1, -1, -1)
-        x = self.before(self.stem(torch.cat([seen, brain, place], dim=1)))
-        odd = [n % 2 for n in codes.shape[1:]]
-        y = self.down(F.pad(x, [0, odd[2], 0, odd[1], 0, odd[0]]))
-        y = y + self.from_plan(plan)[:, :, : y.shape[2], : y.shape[3], : y.shape[4]]
-        tokens = y.flatten(2).transpose(1, 2) + self.token_place
-        y = self.attention(tokens).transpose(1, 2).reshape(y.shape)
-        x = x + self.up(y)[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
-        return self.after(x).permute(0, 2, 3, 4, 1)
+    def features(self, codes: Tensor, brain: Tensor) -> Tensor:
+        """codes (B, X/32, ...) with mask ids; brain: `BrainCondition.cat()`. Returns (B, X/32, ..., width)."""
+        seen = visible_vectors(codes, self.quantizer, self.mask_id).flatten(2).transpose(1, 2)
+        around = self.brain(pad_to_coarse(brain)).flatten(2).transpose(1, 2)
+        tokens = self.attention(self.stem(seen) + around + self.place)
+        return tokens.view(*codes.shape, -1)
 
 
 class FineMAE(nn.Module):
-    """Logits of the fine codes, at 1/8, given all coarse codes."""
+    """Logits of the fine codes, at 1/8, given all coarse codes and the brain."""
 
     def __init__(self, config: MAEConfig, vqvae: VQVAEConfig) -> None:
         super().__init__()
@@ -118,26 +88,28 @@ class FineMAE(nn.Module):
         self.coarse_quantizer = FiniteScalarQuantizer(vqvae.coarse_levels)
         self.quantizer = FiniteScalarQuantizer(vqvae.fine_levels)
         self.mask_id = self.quantizer.codebook_size
-        grid = [n // 16 for n in vqvae.grid_shape]
-        self.place = nn.Parameter(torch.randn(1, 16, *grid) * 0.02)
+        self.place = nn.Parameter(torch.randn(1, 16, *code_shape(COARSE)) * 0.02)
         self.from_coarse = nn.Sequential(
-            nn.Conv3d(len(vqvae.coarse_levels) + 16, w, 3, padding=1), ResidualBlock(w), Up(w, w)
+            nn.Conv3d(len(vqvae.coarse_levels) + 16, 2 * w, 3, padding=1), ResidualBlock(2 * w), Up(2 * w, w), Up(w, w)
         )
         self.stem = nn.Conv3d(len(vqvae.fine_levels) + 1 + len(vqvae.brain_levels) + 1, w, 3, padding=1)
-        self.before = ResidualBlock(w)
-        self.middle = nn.Sequential(Down(w, w), ResidualBlock(w), ResidualBlock(w), Up(w, w))
-        self.after = ResidualBlock(w)
+        self.blocks = nn.Sequential(ResidualBlock(w), ResidualBlock(w))
         self.head = nn.Sequential(nn.LayerNorm(w), nn.Linear(w, 2 * w), nn.GELU(), nn.Linear(2 * w, self.mask_id))
 
     def features(self, codes: Tensor, coarse_codes: Tensor, brain: Tensor) -> Tensor:
-        """codes (B, X, Y, Z) with mask ids, coarse_codes (B, X/2, Y/2, Z/2) without. Returns (B, X, Y, Z, width)."""
+        """codes (B, X/8, ...) with mask ids, coarse_codes (B, X/32, ...) without. Returns (B, X/8, ..., width)."""
         coarse = self.coarse_quantizer.codes_to_vectors(coarse_codes)
         place = self.place.expand(codes.shape[0], -1, -1, -1, -1)
-        context = self.from_coarse(torch.cat([coarse, place], dim=1))
+        x, y, z = codes.shape[1:]
+        context = self.from_coarse(torch.cat([coarse, place], dim=1))[:, :, :x, :y, :z]
         seen = visible_vectors(codes, self.quantizer, self.mask_id)
-        x = self.before(self.stem(torch.cat([seen, brain], dim=1)) + context)
-        x = x + self.middle(x)
-        return self.after(x).permute(0, 2, 3, 4, 1)
+        return self.blocks(self.stem(torch.cat([seen, brain], dim=1)) + context).permute(0, 2, 3, 4, 1)
+
+
+def known_coarse(known: Tensor) -> Tensor:
+    """(B, X/8, ...) bool to (B, X/32, ...): True where all of a coarse block is known."""
+    gone = pad_to_coarse((~known).float()[:, None])
+    return F.max_pool3d(gone, COARSE // FINE)[:, 0] == 0
 
 
 def visible_vectors(codes: Tensor, quantizer: FiniteScalarQuantizer, mask_id: int) -> Tensor:

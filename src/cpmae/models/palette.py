@@ -25,7 +25,9 @@ def brain_profile(image: NDArray[np.float32], mask: NDArray[np.bool_], voxel_mm:
 
     A shell that the brain does not have, a very small one's core, takes the values of the one above it.
     """
-    depth = ndimage.distance_transform_edt(mask) * voxel_mm
+    where = ndimage.find_objects(mask.view(np.uint8))[0]
+    box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in where)  # the rim of air keeps distances what they were
+    image, depth = image[box], ndimage.distance_transform_edt(mask[box]) * voxel_mm
     profile = np.ones((len(DEPTHS_MM) - 1, len(QUANTILES)), np.float32)
     for i in range(len(DEPTHS_MM) - 1):
         inside = image[(depth > DEPTHS_MM[i]) & (depth <= DEPTHS_MM[i + 1])]

@@ -3,3 +3,4 @@
 TISSUES = ("air", "csf", "blood", "eye", "soft tissue", "orbit", "mucosa", "skin", "cord", "bone", "marrow")
 # the intensities that paint them: soft tissue is muscle streaked with fat
 PAINTS = ("air", "csf", "blood", "eye", "muscle", "orbit", "mucosa", "skin", "cord", "bone", "marrow", "fat")
+BRAIN = len(TISSUES)  # in an atlas: what the brain covers

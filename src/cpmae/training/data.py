@@ -1,4 +1,4 @@
-"""Endless streams of training examples from a folder of anatomies (`cpmae train synth` makes one)."""
+"""Endless streams of training examples from a folder of drawn heads (`cpmae train synth` makes one)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,67 +8,96 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from cpmae.models.paint import paint_labels
+from cpmae.models.vqvae import FINE, STEP_MM, code_shape
 from cpmae.training import anatomy
+from cpmae.training.population import DrawnHead
 from cpmae.training.synth import scan
 
-STANDARD_SHARE = 0.6  # of crops
-# relative to the brain's median: air, csf, blood, eye, muscle, orbit, mucosa, skin, cord, bone, marrow, fat
-STANDARD_PAINTS = (0.0, 0.3, 0.5, 0.3, 0.6, 1.1, 0.8, 1.4, 1.1, 0.12, 1.2, 1.4)
+CUT_SHARE = 0.3  # of the heads: part of the field is unknown
 
 
 @dataclass  # not frozen: Fabric moves its tensors between devices
-class Crop:
-    """A crop of a head; volumes are (B, 1, X, Y, Z) float32."""
+class Heads:
+    """A batch of heads; `image` and `clean` are the first one's, which is enough for the brain's VQ-VAE."""
 
-    image: Tensor  # noisy, random contrast; unit: the brain's median
+    image: Tensor  # (1, 1, X/2, ...), the brain, noisy and in a random contrast; unit: its median
     clean: Tensor  # the same without noise and bias
-    outside: Tensor  # what e2 sees: `image`, or the anatomy in the one standard contrast that codes are made from later
-    brain: Tensor
-    in_view: Tensor
-    start: tuple[int, int, int]
-    tissue: Tensor | None = None  # (B, X, Y, Z) int64, index of TISSUES; None for a scan without labels
-    paints: Tensor | None = None  # (len(PAINTS),) for a scan without labels
+    brain: Tensor  # (B, 1, X/2, ...), 1 in the brain mask
+    field: Tensor  # (B, 3, X/8, ...) mm
+    known: Tensor  # (B, 1, X/8, ...), 1 where the field is known
+    weight: Tensor  # (B, 1, X/8, ...), how much the field counts there
+
+
+def save_head(path: Path, head: DrawnHead) -> None:
+    """A drawn head as the networks are trained on it: its anatomy at `STEP_MM` and its field."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, anatomy=head.anatomy(STEP_MM), field=head.field.numpy().astype(np.float16))
+    partial.replace(path)
+
+
+def load_head(path: Path) -> tuple[NDArray[np.uint8], Tensor]:
+    """The anatomy (X/2, Y/2, Z/2) uint8 and the field (3, X/8, ...) float32 in a file of `save_head`."""
+    with np.load(path) as file:
+        return file["anatomy"], torch.from_numpy(file["field"].astype(np.float32))
+
+
+def head_files(folder: Path) -> list[Path]:
+    """The drawn heads in a folder.
+
+    Raises:
+        FileNotFoundError: if there are none.
+    """
+    paths = sorted(folder.glob("head-*.npz"))
+    if not paths:
+        raise FileNotFoundError(f"no heads (head-*.npz) in {folder}; draw some with `cpmae train synth`")
+    return paths
 
 
 def brain_unit(image: Tensor, brain: Tensor) -> Tensor:
-    """The median of the brain, or 1 where a crop holds too little of it; see `canonical.intensity_scale`."""
-    inside = image[brain]
-    return inside.median().clamp(min=0.05) if len(inside) > 1000 else image.new_tensor(0.7)
+    """The median of the brain, with a floor for one that is nearly black; see `canonical.brain_unit`."""
+    return image[brain].median().clamp(min=0.05)
 
 
-def standard_image(tissue: Tensor) -> Tensor:
-    """The anatomy outside the brain in one contrast, no texture, no noise, so that codes differ by anatomy alone."""
-    zero = torch.zeros(tissue.shape)
-    return paint_labels(tissue, torch.tensor(STANDARD_PAINTS), zero, zero)
-
-
-def crops(folder: Path, size: int, seed: int) -> Iterator[Crop]:
-    """Crops of `size` cubed voxels from random anatomies, one at a time, around the head more often than beside it."""
+def batches(folder: Path, size: int, seed: int) -> Iterator[Heads]:
+    """Endless batches of random heads."""
     rng = np.random.default_rng(seed)
-    paths = sorted(folder.glob("*.npy"))
-    if not paths:
-        raise FileNotFoundError(f"no anatomies (*.npy) in {folder}; make some with `cpmae train synth`")
+    paths = head_files(folder)
     while True:
-        values = np.load(paths[rng.integers(len(paths))], mmap_mode="r")
-        x, y, z = (int(rng.integers((n - size) // 16 + 1)) * 16 for n in values.shape)
-        cut = np.ascontiguousarray(values[x : x + size, y : y + size, z : z + size])
-        if ((cut & anatomy.STRUCTURE) > 0).mean() < 0.1:
-            continue
-        yield _to_crop(cut, rng, (x, y, z))
+        yield to_batch([load_head(paths[i]) for i in rng.integers(len(paths), size=size)], rng)
 
 
-def _to_crop(cut: NDArray[np.uint8], rng: np.random.Generator, start: tuple[int, int, int]) -> Crop:
-    head = scan(cut, rng)
-    unit = brain_unit(head.image, head.brain)
-    image = head.image / unit
-    return Crop(
-        image=image.clamp(max=6)[None, None],
-        outside=(standard_image(head.tissue) if rng.random() < STANDARD_SHARE else image).clamp(max=6)[None, None],
-        clean=(head.clean / unit).clamp(max=6)[None, None],
-        tissue=head.tissue[None],
-        brain=head.brain.float()[None, None],
-        in_view=head.in_view.float()[None, None],
-        start=start,
+def to_batch(heads: list[tuple[NDArray[np.uint8], Tensor]], rng: np.random.Generator) -> Heads:
+    """Heads of `load_head` as one batch."""
+    first = scan(heads[0][0], rng)
+    unit = brain_unit(first.image, first.brain)
+    masks = [first.brain, *(torch.from_numpy((values & anatomy.IN_BRAIN_MASK) > 0) for values, _ in heads[1:])]
+    known = [random_view(rng) if rng.random() < CUT_SHARE else torch.ones(code_shape(FINE)) for _ in heads]
+    return Heads(
+        image=((first.image / unit).clamp(max=6) * first.brain)[None, None],
+        clean=((first.clean / unit).clamp(max=6) * first.brain)[None, None],
+        brain=torch.stack(masks)[:, None].float(),
+        field=torch.stack([field for _, field in heads]),
+        known=torch.stack(known)[:, None],
+        weight=torch.stack([field_weight(values) for values, _ in heads])[:, None],
     )
+
+
+def field_weight(values: NDArray[np.uint8]) -> Tensor:
+    """How much each block's displacement counts, (X/8, ...): most at the skin, next to nothing in the air."""
+    solid = torch.from_numpy((values & (anatomy.STRUCTURE | anatomy.IN_BRAIN_MASK)) > 0).float()[None, None]
+    solid = F.avg_pool3d(solid, FINE // STEP_MM)
+    edge = F.max_pool3d(((solid > 0.02) & (solid < 0.98)).float(), 3, 1, 1)
+    return (0.02 + (solid > 0) * (1 + 2 * edge))[0, 0]
+
+
+def random_view(rng: np.random.Generator) -> Tensor:
+    """Part of a field: 1 on one side of a random plane about the face, 0 beyond it, (X/8, Y/8, Z/8) float32."""
+    shape = code_shape(FINE)
+    axes = [torch.linspace(-1, 1, n).view([-1 if a == i else 1 for i in range(3)]) for a, n in enumerate(shape)]
+    normal = rng.normal(0, [0.3, 1.0, 1.0])
+    normal /= np.linalg.norm(normal)
+    side = sum((float(c) * axis for c, axis in zip(normal, axes, strict=True)), start=torch.zeros(shape))
+    return (side < rng.uniform(-0.2, 0.6)).float()

@@ -10,19 +10,20 @@ from torch.nn import functional as F
 
 from cpmae.models.palette import Palette, brain_profile
 from cpmae.models.tissue import PAINTS
+from cpmae.training.data import head_files, load_head
 from cpmae.training.synth import scan
 
 
 def simulate(folder: Path, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Profiles (count, PROFILE_SIZE) and paints (count, len(PAINTS)), from anatomies at 2 mm in random contrasts."""
     rng = np.random.default_rng(seed)
-    paths = sorted(folder.glob("*.npy"))
+    paths = head_files(folder)
     profiles: list[NDArray[np.float32]] = []
     paints: list[NDArray[np.float32]] = []
     while len(profiles) < count:
-        values = np.load(paths[rng.integers(len(paths))], mmap_mode="r")[::2, ::2, ::2]
+        values, _ = load_head(paths[rng.integers(len(paths))])
         for _ in range(4):
-            head = scan(np.ascontiguousarray(values), rng)
+            head = scan(values, rng)
             inside = head.image[head.brain]
             unit = float(inside.median())
             if unit < 0.03:  # a brain that is nearly black has no contrast to tell

@@ -1,7 +1,8 @@
-"""Real scans as training examples: a folder of NIfTI files or a BIDS data set, conformed once and kept.
+"""Real scans as training examples: a folder of NIfTI files or a BIDS data set, fitted once and kept.
 
-They have no labels: the VQ-VAEs learn from their intensities. A scan's face or anything else that a publisher removed
-counts as unknown where it is exactly the background's value in a connected piece that reaches the head.
+They have no labels: the atlas, in the paints that the palette tells for each scan, is registered to what is known of
+the head, and the networks learn from these fields. What a publisher removed counts as unknown: it is exactly 0, where
+scanners leave noise.
 """
 
 import logging
@@ -10,19 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
 from cpmae import brain, canonical
+from cpmae.canonical import Conformed
 from cpmae.errors import CpmaeError
 from cpmae.io import nifti
-from cpmae.models.palette import Palette, brain_profile
-from cpmae.training.data import Crop
+from cpmae.models.head import HeadModel
+from cpmae.models.palette import brain_profile
+from cpmae.models.vqvae import FINE, STEP_MM
+from cpmae.registration import fit_atlas
+from cpmae.training.data import Heads
 
 log = logging.getLogger(__name__)
 
 
-def prepare_scans(source: Path, folder: Path, palette: Palette, extractor: str = "deepbet") -> int:
-    """Conform every head under `source` into `folder`, one .npz each; what is there already stays.
+def prepare_scans(source: Path, folder: Path, model: HeadModel, extractor: str = "deepbet") -> int:
+    """Fit the model's atlas to every head under `source`, one .npz each in `folder`; what is there already stays.
 
     Files that are no head scans are logged and left out. Returns the number of examples.
     """
@@ -44,45 +50,38 @@ def prepare_scans(source: Path, folder: Path, palette: Palette, extractor: str =
         unit = canonical.brain_unit(volume, mask)
         whole = canonical.conform(volume, np.ones_like(mask), pose, unit)
         inner = canonical.conform(volume, mask, pose, unit)
-        with torch.inference_mode():
-            profile = brain_profile(inner.data[::2, ::2, ::2], inner.mask[::2, ::2, ::2])
-            paints = palette(torch.from_numpy(profile)[None])[0].numpy()
-        known = whole.mask & (
-            inner.mask | (whole.data != 0)
-        )  # publishers set what they remove to 0, scanners leave noise
+        known = whole.mask & (inner.mask | (whole.data != 0))
+        paints = model.paints(brain_profile(inner.data, inner.mask, STEP_MM))
+        field = fit_atlas(model.atlas.cpu(), paints, Conformed(whole.data, known), inner)
         partial = target.with_suffix(".partial.npz")
-        np.savez_compressed(partial, image=whole.data.astype(np.float16), brain=inner.mask, known=known, paints=paints)
+        np.savez_compressed(
+            partial, image=inner.data.astype(np.float16), brain=inner.mask, field=field.numpy(), known=known
+        )
         partial.replace(target)
     return len(list(folder.glob("*.npz")))
 
 
-def load_prepared(path: Path) -> dict[str, NDArray]:
-    """`image` float16 in the brain's unit, `brain` and `known` bool, on the canonical grid, and `paints`."""
+def load_prepared(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A file of `prepare_scans`.
+
+    Returns:
+        image and brain mask (X/2, Y/2, Z/2) float32, field (3, X/8, ...) float32 in mm, and (X/8, ...) float32, 1 where
+        all of a block is known.
+    """
     with np.load(path) as file:
-        return {name: file[name] for name in ("image", "brain", "known", "paints")}
+        image, brain_mask, known = (torch.from_numpy(file[n].astype(np.float32)) for n in ("image", "brain", "known"))
+        blocks = (F.avg_pool3d(known[None, None], FINE // STEP_MM)[0, 0] > 0.98).float()
+        return image.clamp(0, 6), brain_mask, torch.from_numpy(file["field"]), blocks
 
 
-def scan_crops(folder: Path, size: int, seed: int) -> Iterator[Crop]:
-    """Crops of `size` cubed voxels from random prepared scans, one at a time."""
+def scan_batches(folder: Path, size: int, seed: int) -> Iterator[Heads]:
+    """Endless batches of random prepared scans."""
     rng = np.random.default_rng(seed)
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise FileNotFoundError(f"no prepared scans (*.npz) in {folder}")
     while True:
-        head = load_prepared(paths[rng.integers(len(paths))])
-        for _ in range(4):  # a file takes longer to read than a crop to cut
-            x, y, z = (int(rng.integers((n - size) // 16 + 1)) * 16 for n in head["image"].shape)
-            box = (slice(x, x + size), slice(y, y + size), slice(z, z + size))
-            known = head["known"][box]
-            if known.mean() < 0.3:
-                continue
-            image = torch.from_numpy(head["image"][box].astype(np.float32)).clamp(0, 6)[None, None]
-            yield Crop(
-                image=image,
-                clean=image,
-                outside=image,
-                brain=torch.from_numpy(head["brain"][box]).float()[None, None],
-                in_view=torch.from_numpy(known).float()[None, None],
-                start=(x, y, z),
-                paints=torch.from_numpy(head["paints"]),
-            )
+        heads = [load_prepared(paths[i]) for i in rng.integers(len(paths), size=size)]
+        image, brain_mask, field, known = (torch.stack(parts) for parts in zip(*heads, strict=True))
+        first = image[:1, None]
+        yield Heads(first, first, brain_mask[:, None], field, known[:, None], torch.ones_like(known)[:, None])

@@ -1,4 +1,4 @@
-"""Label maps to an endless population of heads: warp the anatomy, draw a contrast, add what a scanner adds.
+"""Anatomies and scans of them: label maps in the canonical pose, and what a scanner would make of a head.
 
 The idea of training on images generated from label maps with random contrast is SynthSeg's (Billot et al., Med Image
 Anal 2023).
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from cpmae import canonical
 from cpmae.models.paint import paint_labels, texture
+from cpmae.models.tissue import BRAIN
 from cpmae.training import anatomy
 from cpmae.training.contrast import draw_contrast
 
@@ -49,72 +50,10 @@ def load_anatomy(path: Path) -> NDArray[np.uint8]:
     return out.reshape(canonical.GRID_SHAPE).astype(np.uint8)
 
 
-@dataclass(frozen=True)
-class WarpSettings:
-    """How far a head is moved and bent; mm, degrees and shares are standard deviations."""
-
-    rotation_deg: float = 2.5
-    translation_mm: float = 2.0
-    scale: float = 0.04
-    shear: float = 0.02
-    bend_mm: float = 3.0  # whole head, over 40 mm
-    wrinkle_mm: float = 0.6  # whole head, over 16 mm
-    face_mm: float = 4.0  # face alone, over 48 mm
-    face_scale: float = 0.07  # face alone: its length, width and depth
-    flip: float = 0.5  # probability of left for right
-
-
-def warp(
-    values: NDArray[np.uint8], rng: np.random.Generator, settings: WarpSettings | None = None
-) -> NDArray[np.uint8]:
-    """A head that nobody has: an anatomy moved, stretched and bent at random, its face more than the rest."""
-    s = settings or WarpSettings()
-    shape = values.shape
-    step = 4
-    small = [n // step for n in shape]
-    axes = [
-        torch.arange(n, dtype=torch.float32) * step + (step - 1) / 2 - o
-        for n, o in zip(small, canonical.GRID_ORIGIN, strict=True)
-    ]
-    points = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # canonical mm
-    angles = np.deg2rad(rng.normal(0, s.rotation_deg, 3))
-    linear = np.diag(np.exp(rng.normal(0, s.scale, 3))) + np.triu(rng.normal(0, s.shear, (3, 3)), 1)
-    linear = canonical.similarity(np.array([*angles, 0, 0, 0, 0]), np.zeros(3))[:3, :3] @ linear
-    moved = torch.einsum("ij,jxyz->ixyz", torch.tensor(linear, dtype=torch.float32), points)
-    moved += torch.tensor(rng.normal(0, s.translation_mm, 3), dtype=torch.float32)[:, None, None, None]
-    moved += s.bend_mm * _field(small, 10, rng) + s.wrinkle_mm * _field(small, 4, rng)
-    face = _face_weight(points)
-    stretch = torch.tensor(rng.normal(0, s.face_scale, 3), dtype=torch.float32)[:, None, None, None]
-    moved += face * (
-        s.face_mm * _field(small, 12, rng) + stretch * (points - points.new_tensor([0, 40, -60])[:, None, None, None])
-    )
-    if rng.random() < s.flip:
-        moved[0] = -moved[0]
-    origin = torch.tensor(canonical.GRID_ORIGIN, dtype=torch.float32)[:, None, None, None]
-    half = (torch.tensor(shape, dtype=torch.float32)[:, None, None, None] - 1) / 2
-    grid = F.interpolate(((moved + origin) / half - 1)[None], shape, mode="trilinear", align_corners=False)
-    source = torch.from_numpy(values.astype(np.float32))[None, None]
-    out = F.grid_sample(
-        source, grid.flip(1).permute(0, 2, 3, 4, 1), mode="nearest", padding_mode="border", align_corners=True
-    )
-    return out[0, 0].to(torch.uint8).numpy()
-
-
-def _field(shape: list[int], spacing: int, rng: np.random.Generator) -> Tensor:
-    """(3, *shape) smooth field of unit standard deviation."""
-    nodes = [-(-n // spacing) + 3 for n in shape]
-    coarse = torch.tensor(rng.standard_normal((1, 3, *nodes)), dtype=torch.float32)
-    fine = F.interpolate(coarse, [n * spacing for n in nodes], mode="trilinear", align_corners=False)
-    fine = F.avg_pool3d(fine, 5, stride=1, padding=2)
-    x, y, z = shape
-    fine = fine[0, :, spacing : spacing + x, spacing : spacing + y, spacing : spacing + z]
-    return fine / fine.std()
-
-
-def _face_weight(points: Tensor) -> Tensor:
-    """0 in the brain and behind it, 1 in the face: in front of the ears and below the brow, or before the forehead."""
-    depth = points[1] * 0.8 - points[2] * 0.6  # mm along the direction that a face looks, a little downward
-    return torch.sigmoid((depth - 62) / 8) * torch.sigmoid((points[1] + 5) / 8)
+def from_atlas(atlas: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An atlas of `TISSUES` and `BRAIN` in the form of an anatomy; its brain is one piece of white matter."""
+    white = anatomy.BRAIN_STRUCTURES[2] | anatomy.IN_BRAIN_MASK
+    return np.where(atlas == BRAIN, white, atlas).astype(np.uint8)
 
 
 @dataclass(frozen=True)

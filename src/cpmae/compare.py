@@ -1,0 +1,204 @@
+"""What a scan and its result show side by side: headers, numbers, and the tissue where a face would survive.
+
+The measures follow the head as a viewer sees it: the face is what lies first on the way in from the front, below and
+before the middle of the brain.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+from cpmae.volume import Volume, voxel_sizes, voxel_volume_ml
+
+MAX_EQUAL = 0.5  # of the tissue about the face; new tissue meets old values by chance in a few percent of voxels
+MAX_CORRELATION = 0.98  # two heads that fit each other well reach 0.9
+SHELL_MM = 10.0  # on either side of the face
+MIN_FACE_ML = 5.0  # less tissue than that about the face is no face: then the rule is for all the tissue outside
+PIECE_MM = 2.0  # the step at which pieces of the head are told apart
+TISSUE_LEVEL = 0.25  # of the way from the air's median to the tissue's; skin is dim on some contrasts
+_HEADER_FIELDS = {
+    "shape": ("dim",),
+    "dtype": ("datatype", "bitpix"),
+    "affine": ("pixdim", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
+    + ("srow_x", "srow_y", "srow_z"),
+    "codes": ("qform_code", "sform_code"),
+    "scaling": ("scl_slope", "scl_inter"),
+    "units": ("xyzt_units",),
+}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where to look for what survived: found in the original, or in its mean volume. Masks are (X, Y, Z) bool.
+
+    Attributes:
+        brain, outside: the one is where the other is not.
+        tissue: of the outside, what is not air.
+        shell: of the outside, what is within `SHELL_MM` of the face.
+        face: (N, 3) world coordinates of the face's surface, mm; empty where there is none in view.
+        affine: (4, 4) of the grid.
+    """
+
+    brain: NDArray[np.bool_]
+    outside: NDArray[np.bool_]
+    tissue: NDArray[np.bool_]
+    shell: NDArray[np.bool_]
+    face: NDArray[np.float64]
+    affine: NDArray[np.float64]
+
+    @property
+    def has_face(self) -> bool:
+        """Whether there is so much tissue about the face that it, and not all of the outside, is judged."""
+        return int(np.count_nonzero(self.tissue & self.shell)) * voxel_volume_ml(self.affine) >= MIN_FACE_ML
+
+    def face_distance_mm(self, after: Volume) -> float | None:
+        """Median distance from the face to the head in a result; None where there is no face."""
+        if not len(self.face):
+            return None
+        head = _head(after, self.brain, tissue_threshold(after.data[self.outside]))
+        others = _world(_first_from_front(head, self.affine), self.affine)
+        return float(np.median(KDTree(others).query(self.face)[0]))
+
+
+def places(before: Volume, brain_mask: NDArray[np.bool_]) -> Places:
+    """Where to look in a result of `before`; `brain_mask` is (X, Y, Z) bool on its grid."""
+    outside = ~brain_mask
+    threshold = tissue_threshold(before.data[outside])
+    shell, face = _face(before, brain_mask, threshold)
+    return Places(brain_mask, outside, outside & (before.data > threshold), shell, face, before.affine)
+
+
+def is_changed(equal: float | None, correlation: float | None) -> bool:
+    """The rule on what was measured in the place that is judged; True where nothing was."""
+    return (equal or 0.0) <= MAX_EQUAL and (correlation or 0.0) <= MAX_CORRELATION
+
+
+def same_header(original: Any, result: Any) -> dict[str, bool]:
+    """For shape, dtype, affine, codes, scaling and units, whether two scans or runs have the same."""
+    same = {name: _same(original, result, fields) for name, fields in _HEADER_FIELDS.items()}
+    same["affine"] &= bool(np.array_equal(original.affine, result.affine))
+    return same
+
+
+def tissue_threshold(values: NDArray) -> float:
+    """The intensity between air and tissue: Otsu's two classes, then `TISSUE_LEVEL` of the way between their medians.
+
+    Args:
+        values: intensities outside the brain, any shape; infinity where there are fewer than two different ones.
+    """
+    few = values.ravel()[:: max(1, values.size // 2**18)].astype(np.float64)
+    few = few[np.isfinite(few)]
+    if not few.size or few.min() == few.max():
+        return math.inf
+    few = np.minimum(few, np.percentile(few, 99.5))  # bright vessels and fat would draw the classes apart
+    if few.min() == few.max():
+        return float(few.min())
+    counts, edges = np.histogram(few, 256)
+    middles = (edges[1:] + edges[:-1]) / 2
+    below, total = np.cumsum(counts), np.cumsum(counts * middles)
+    above = np.maximum(below[-1] - below, 1)
+    between = below * above * (total / np.maximum(below, 1) - (total[-1] - total) / above) ** 2
+    otsu = edges[1 + int(between[:-1].argmax())]
+    air, tissue = np.median(few[few < otsu]), np.median(few[few >= otsu])
+    return float(air + TISSUE_LEVEL * (tissue - air))
+
+
+def _face(
+    before: Volume, brain_mask: NDArray[np.bool_], threshold: float
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """The shell about the face, (X, Y, Z), and the face's points in the world, (N, 3) mm."""
+    shell, none = np.zeros(before.shape, bool), np.zeros((0, 3))
+    if not brain_mask.any():
+        return shell, none
+    affine, sizes = before.affine, before.voxel_sizes
+    points = _first_from_front(_head(before, brain_mask, threshold), affine)
+    middle = _world(np.array([ndimage.center_of_mass(brain_mask)]), affine)[0]
+    world = _world(points, affine)
+    face = (world[:, 1] > middle[1]) & (world[:, 2] < middle[2])
+    points, world = points[face], world[face]
+    if not len(points):
+        return shell, none
+    pad = np.ceil(SHELL_MM / sizes).astype(int)
+    low, high = np.maximum(points.min(0) - pad, 0), np.minimum(points.max(0) + pad + 1, before.shape)
+    away = np.ones(high - low, bool)
+    away[tuple((points - low).T)] = False
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    shell[box] = (ndimage.distance_transform_edt(away, sampling=sizes) <= SHELL_MM) & ~brain_mask[box]
+    return shell, world
+
+
+def _head(volume: Volume, brain_mask: NDArray[np.bool_], threshold: float) -> NDArray[np.bool_]:
+    """Tissue and brain in one piece, (X, Y, Z) bool; what floats in the air is left out."""
+    head = (volume.data > threshold) | brain_mask
+    step = tuple(slice(None, None, max(1, round(PIECE_MM / s))) for s in volume.voxel_sizes)
+    labels, _ = ndimage.label(head[step])
+    largest = labels == 1 + np.bincount(labels.ravel())[1:].argmax() if labels.any() else labels > 0
+    near = ndimage.binary_dilation(largest, np.ones((3, 3, 3), bool))
+    for axis, part in enumerate(step):
+        near = near.repeat(part.step, axis).take(range(head.shape[axis]), axis)
+    return head & near
+
+
+def _first_from_front(head: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArray[np.intp]:
+    """The head's voxels that are met first on the way in from the front, (N, 3) indices.
+
+    The way is along the array axis that is closest to the world's y, so oblique grids need no resampling.
+    """
+    axis = int(np.abs(affine[1, :3] / voxel_sizes(affine)).argmax())
+    forward = affine[1, axis] > 0
+    seen = np.flip(head, axis) if forward else head
+    depth = seen.argmax(axis)
+    rows, columns = np.nonzero(np.any(head, axis))
+    first = depth[rows, columns]
+    return np.insert(np.stack([rows, columns], 1), axis, head.shape[axis] - 1 - first if forward else first, axis=1)
+
+
+def _world(indices: NDArray, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    return indices @ affine[:3, :3].T + affine[:3, 3]
+
+
+def _same(original: Any, result: Any, fields: tuple[str, ...]) -> bool:
+    """Whether header fields are equal, in whatever byte order; NaN equals NaN."""
+    return all(np.array_equal(*_numbers(original, result, field), equal_nan=True) for field in fields)
+
+
+def _numbers(original: Any, result: Any, field: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.asarray(original.header[field], np.float64), np.asarray(result.header[field], np.float64)
+
+
+def equal_voxels(one: NDArray, other: NDArray) -> NDArray[np.bool_]:
+    """(X, Y, Z) bool: the same stored bits; the same number where the dtypes differ."""
+    if one.dtype == other.dtype:
+        bits = np.dtype(f"u{one.dtype.itemsize}")
+        return np.asarray(one.view(bits) == other.view(bits))
+    return np.asarray(one == other)
+
+
+def most_common(values: NDArray) -> Any:
+    """The background of a masked or zero-padded scan; of a thinned copy, for speed."""
+    found, counts = np.unique(values[:: max(1, values.size // 2**16)], return_counts=True)
+    return found[counts.argmax()] if found.size else 0
+
+
+def share(equal: NDArray[np.bool_], where: NDArray[np.bool_]) -> float | None:
+    count = np.count_nonzero(where)
+    return float(np.count_nonzero(equal & where) / count) if count else None
+
+
+def correlation(one: NDArray, other: NDArray, where: NDArray[np.bool_]) -> float | None:
+    """Pearson correlation of finite values; None where one of the two is constant."""
+    x, y = one[where].astype(np.float64), other[where].astype(np.float64)
+    finite = np.isfinite(x) & np.isfinite(y)
+    if not finite.all():
+        x, y = x[finite], y[finite]
+    if x.size < 2:
+        return None
+    x -= x.mean()
+    y -= y.mean()
+    norm = math.sqrt(float(x @ x) * float(y @ y))
+    return float(x @ y) / norm if norm > 0 else None

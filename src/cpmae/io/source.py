@@ -1,0 +1,58 @@
+"""The bytes of a scan's file, compressed or not, or the sentence why they cannot be read."""
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from cpmae.errors import ScanError
+
+GZIPPED = (".gz", ".mgz")
+_CHUNK_BYTES = 2**18
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """The file for reading, from its start and uncompressed.
+
+    Raises:
+        ScanError: for any error of reading in the block: a file that is missing, cut short, damaged or not readable.
+    """
+    path = Path(path)
+    if os.path.isdir(path):
+        raise ScanError(f"{path} is a folder, give one file")
+    try:
+        with open(path, "rb") as raw:
+            if path.name.lower().endswith(GZIPPED):
+                with gzip.GzipFile(fileobj=raw) as unpacked:
+                    yield unpacked  # type: ignore[misc]  # a BufferedIOBase, which has all that is asked for
+            else:
+                yield raw
+    except FileNotFoundError as error:
+        raise ScanError(f"{path} does not exist, check the path") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ScanError(f"{path.name} is truncated or not a gzip file ({error}), copy it again") from error
+    except OSError as error:
+        raise ScanError(f"{path} cannot be read ({error.strerror or error}), check its permissions") from error
+
+
+def read_up_to(file: BinaryIO, size: int) -> bytearray:
+    """The next `size` bytes, or fewer where the file ends. A damaged header may ask for more than memory has."""
+    found = bytearray()
+    while chunk := file.read(min(_CHUNK_BYTES, size - len(found))):
+        found += chunk
+    return found
+
+
+def skip(file: BinaryIO, size: int | None = None) -> int:
+    """Read on over `size` bytes, or to the end, and say how many there were.
+
+    A gzip file's checksum is compared at its end and nowhere before.
+    """
+    count = 0
+    while chunk := file.read(_CHUNK_BYTES if size is None else min(_CHUNK_BYTES, size - count)):
+        count += len(chunk)
+    return count
