@@ -49,7 +49,7 @@ def work(task: dict[str, Any], staging: Path) -> tuple[Sequence[Path], dict[str,
     with open(root / "calls", "a") as calls:
         calls.write(f"{name} begins\n")
     if how == "refused":
-        raise ScanError(f"{root}/{name} shows no head, give one")
+        raise ScanError(f"{root}/{name} shows no head by /home/Doe/weights.json, give one")
     if how == "broken":
         raise KeyError("Doe^Jane")
     if how == "deadly" or (how == "deadly once" and not (root / f"{name}.once").exists()):

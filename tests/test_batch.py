@@ -98,7 +98,7 @@ def test_a_failing_scan_is_recorded_with_its_reason_and_stops_nobody(root: Path)
     assert counts == {"failed": 1, "crashed": 1, "done": 2}
     assert_complete(root, ["b", "d"])
     found = {r["name"]: r for r in records.all()}
-    assert found["a"]["reason"] == "a shows no head, give one"  # and not where the data set lies
+    assert found["a"]["reason"] == "a shows no head by weights.json, give one"  # and not where the data set lies
     assert found["c"]["reason"].startswith("KeyError in batch_work.py, line ")
     text = "".join(p.read_text() for p in (root / "out" / ".cpmae").rglob("*.json"))
     assert "Doe" not in text and "Traceback" not in text and str(root) not in text

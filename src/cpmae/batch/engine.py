@@ -4,6 +4,7 @@ What a job does is a function that is given (`Work`); who runs it are workers (`
 `cluster.DaskWorkers` elsewhere).
 """
 
+import re
 import threading
 import traceback
 from collections import Counter
@@ -85,7 +86,7 @@ def attempt(work: Work, job: Job, records: Records, staging: Path, hide: Iterabl
 
     Args:
         staging: where the work writes before files get their names.
-        hide: folders whose names are taken out of reasons, since the way to a data set may name people.
+        hide: folders that reasons speak of; the way to them may name people, and is taken out.
     """
     try:
         paths, account = work(job.task, staging)
@@ -116,6 +117,7 @@ def read_through(paths: Iterable[Path]) -> None:
 
 
 def _hidden(text: str, folders: Iterable[Path]) -> str:
+    """Paths below `folders` as they are below them, and of other absolute paths the file name alone."""
     for folder in folders:
         text = text.replace(f"{folder}/", "").replace(str(folder), ".")
-    return text
+    return re.sub(r"(?<![\w.:/])/(?:[^/\s'\"]+/)+", "", text)
