@@ -265,6 +265,18 @@ def test_failing_scans_are_listed_and_the_rest_is_done(source: tuple, tmp_path: 
     assert not (out / "failures.tsv").exists()
 
 
+@pytest.mark.parametrize("table", [b"name\nDoe\n", b"participant_id\tname\nsub-01\tJos\xe9\n"])
+def test_a_list_of_people_that_cannot_be_used_is_refused_before_the_work(
+    source: tuple, tmp_path: Path, table: bytes
+) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(source[0], root)
+    (root / "participants.tsv").write_bytes(table)
+    with pytest.raises(ScanError, match="participants.tsv"):
+        participant(root, tmp_path / "out", placement="raw")
+    assert shown(tmp_path / "out") == set()
+
+
 def test_the_output_never_touches_the_input_or_what_somebody_else_put_there(
     source: tuple, derivative: Path, tmp_path: Path
 ) -> None:

@@ -76,8 +76,14 @@ def check_output(dataset: Dataset, target: Path, placement: Placement) -> None:
 
 
 def describe(dataset: Dataset, target: Path, placement: Placement, staging: Path) -> None:
-    """Write what says that this is a data set, and whose work."""
+    """Write what says that this is a data set, and whose work.
+
+    Raises:
+        ScanError: if the input's description or its list of people cannot be used.
+    """
     description = _description(dataset, target, placement)
+    if placement == "raw":
+        _people(dataset)  # found out before the work, and not after it
     texts = {
         "dataset_description.json": json.dumps(description, indent=2) + "\n",
         ".bidsignore": "".join(f"{name}\n" for name in _IGNORED),
@@ -197,20 +203,32 @@ def _link(dataset: Dataset, target: Path) -> str | None:
 
 def _participants(dataset: Dataset, target: Path, keep: Sequence[str], clean: bool) -> dict[str, str]:
     """participants.tsv and .json of those of whom the output holds a scan."""
-    path = dataset.root / "participants.tsv"
-    if not path.is_file():
+    there = {record["name"].split("/")[0] for record in Records(target).all() if record["state"] == "done"}
+    text, about = _people(dataset)
+    if not text or not there:
         return {}
-    about = _load(dataset.root / "participants.json")
-    text = path.read_text("utf-8-sig")
-    columns = text.partition("\n")[0].split("\t")
     if clean:
         text, columns = metadata_tsv.clean(text, "participants", keep, metadata_tsv.age_units(about))
         about = metadata_tsv.clean_description(about, columns)
-    if "participant_id" not in columns:
-        raise ScanError("participants.tsv has no column participant_id, correct it")
-    there = {record["name"].split("/")[0] for record in Records(target).all() if record["state"] == "done"}
     texts = {"participants.tsv": metadata_tsv.rows_of(text, "participant_id", there)}
     return texts | ({"participants.json": json.dumps(about, indent=2) + "\n"} if about else {})
+
+
+def _people(dataset: Dataset) -> tuple[str, dict[str, Any]]:
+    """participants.tsv, empty if there is none, and .json.
+
+    Raises:
+        ScanError: if one of them cannot be used.
+    """
+    try:
+        text = (dataset.root / "participants.tsv").read_text("utf-8-sig")
+    except FileNotFoundError:
+        return "", {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScanError(f"participants.tsv cannot be read ({error}), store it as UTF-8") from error
+    if "participant_id" not in text.partition("\n")[0].rstrip("\r").split("\t"):
+        raise ScanError("participants.tsv has no column participant_id, correct it")
+    return text, _load(dataset.root / "participants.json")
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from cpmae.batch.records import FOLDER
 from cpmae.bids.frames import grid_of, mask_for, write_mask
 from cpmae.bids.plan import Task
 from cpmae.errors import BrainMaskError, ScanError
-from cpmae.files import deidentify_file
+from cpmae.files import Options, deidentify_file
 from cpmae.io import bids
 from cpmae.io.together import Writer
 
@@ -21,14 +21,19 @@ if TYPE_CHECKING:
     from cpmae.pipeline import Deidentified
 
 
+def with_loaded_model(input: Path, output: Path, options: Options, *, weights: Path | None, **others: Any) -> Any:
+    """`files.deidentify_file` with the model that this worker has loaded."""
+    return deidentify_file(input, output, options, weights=_model(weights, options.device), **others)
+
+
 def deidentify_scan(
-    task: Task, staging: Path, deidentify: "Callable[..., Deidentified]" = deidentify_file
+    task: Task, staging: Path, deidentify: "Callable[..., Deidentified]" = with_loaded_model
 ) -> tuple[list[Path], dict[str, Any]]:
     """De-identify one scan of a data set; the `batch.engine.Work` of data sets.
 
     Args:
         staging: a private folder on the output's file system, for what is not complete yet.
-        deidentify: what does one file, with the arguments of `files.deidentify_file`.
+        deidentify: what does one file, with the arguments of `with_loaded_model`.
 
     Raises:
         what `files.deidentify_file` raises, and ScanError for sidecars and tables that cannot be read.
@@ -46,7 +51,7 @@ def deidentify_scan(
             task.options,
             brain_mask=mask,
             save_brain_mask=task.target / task.mask,
-            weights=_model(task.weights, task.options.device),
+            weights=task.weights,
             overwrite=True,
             beside=lambda result: [*_defacemask(task, result), *files],
             staging=Path(private),
