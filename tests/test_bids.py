@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 from cpmae import cli
 from cpmae.batch.records import Records
 from cpmae.bids import app, key, plan
-from cpmae.bids.frames import Grid, mask_for
 from cpmae.bids.plan import Settings
 from cpmae.errors import OutputError, ScanError, SettingsError
 from cpmae.files import Options
@@ -171,27 +170,6 @@ def test_who_lends_a_mask_to_whom(derivative: Path, source: tuple) -> None:
     assert records["sub-01_ses-1_task-rest_bold.nii.gz.json"] == t1w
 
 
-GRID = Grid((20, 20, 20), np.diag([2.0, 2, 2, 1]), 1)
-
-
-@pytest.mark.parametrize(
-    ("other", "expected"),
-    [
-        (Grid((20, 20, 20), np.diag([2.0, 2, 2, 1]), 0), 1000),  # the same grid, whatever the code
-        (Grid((40, 20, 20), np.diag([1.0, 2, 2, 1]), 1), 500),  # half the size along x, the same frame
-        (Grid((40, 20, 20), np.diag([1.0, 2, 2, 1]), 2), None),  # another frame
-        (Grid((40, 20, 20), np.diag([1.0, 2, 2, 1]), 0), None),  # no frame
-        (Grid((20, 20, 20), np.array([[2.0, 0, 0, 30], [0, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]), 1), None),  # cut
-    ],
-)
-def test_a_mask_is_taken_over_by_the_rule(tmp_path: Path, other: Grid, expected: int | None) -> None:
-    mask = np.zeros(other.shape, np.uint8)
-    mask[5:15, 5:15, 5:15] = 1
-    nib.Nifti1Image(mask, other.affine).to_filename(tmp_path / "mask.nii")
-    found = mask_for(GRID, other, tmp_path / "mask.nii")
-    assert (None if found is None else int(found.sum())) == expected
-
-
 def test_all_scans_of_a_person_get_the_seed_that_only_the_secret_tells(source: tuple, tmp_path: Path) -> None:
     def seeds(secret: bytes | None) -> dict[str, int | None]:
         dataset = bids.find(source[0])
@@ -320,29 +298,6 @@ def test_group_writes_the_summary(source: tuple, derivative: Path, tmp_path: Pat
     assert code == 1 and "run the participant level first" in output and not (tmp_path / "empty").exists()
 
 
-QUERIES = [
-    ({"t1w": {"suffix": "T1w"}}, 1),
-    ({"a": {"datatype": "anat", "inversion": None}}, 3),
-    ({"a": {"run": 2}, "b": {"suffix": ["dwi", "asl"]}}, 3),
-    ({"a": {"session": "1", "inv": "02"}}, 1),
-    ({}, 0),
-]
-
-
-@pytest.mark.parametrize(("queries", "count"), QUERIES)
-def test_filters_choose_scans_by_their_entities(source: tuple, queries: dict, count: int) -> None:
-    assert len(bids.choose(bids.find(source[0]).scans, queries=queries)) == count
-
-
-def test_labels_choose_subjects_and_sessions(source: tuple) -> None:
-    scans = bids.find(source[0]).scans
-    assert len(bids.choose(scans, ["01"], ["ses-1"])) == len(bids.choose(scans, ["sub-01"])) == COUNT
-    with pytest.raises(ScanError, match="no scan of sub-7"):
-        bids.choose(scans, ["01", "7"])
-    with pytest.raises(ScanError, match="'sizzle', which is no entity"):
-        bids.choose(scans, queries={"a": {"sizzle": 1}})
-
-
 REFUSED = {
     "no data set": (["{tmp}", "{tmp}/o", "participant"], 1, "dataset_description.json"),
     "no such label": (["{in}", "{tmp}/o", "participant", "--participant-label", "01", "x9"], 1, "sub-x9"),
@@ -363,31 +318,6 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(source: tuple, tmp_path: P
     found, output = cpmae("bids", *words)
     assert found == code and word in output and "Traceback" not in output
     assert not (tmp_path / "o").exists()
-
-
-NAMES = ["sub-01_T1w.nii.gz", "sub-a_ses-b_task-c_acq-d_run-01_echo-2_part-mag_bold.nii", "task-rest_bold.json"]
-
-
-@pytest.mark.parametrize("text", NAMES)
-def test_names_come_back_as_they_were(text: str) -> None:
-    assert str(bids.parse(text)) == text
-
-
-@pytest.mark.parametrize(
-    "text", ["T1.nii.gz.bak", "sub-01_sub-02_T1w.nii", "sub-01_who-jane_T1w.nii", "a b_T1w.nii", ""]
-)
-def test_what_is_no_name_is_none(text: str) -> None:
-    assert bids.parse(text) is None
-
-
-def test_masks_and_results_never_share_a_name() -> None:
-    suffixes = [(d, s) for d, names in bids.SUFFIXES.items() for s in names]
-    entities = ["", "acq-a_", "run-1_", "echo-1_", "echo-2_", "inv-1_flip-2_mt-on_", "part-mag_", "part-phase_"]
-    texts = [(d, f"sub-1_{'task-x_' if d == 'func' else ''}{e}{s}.nii.gz") for d, s in suffixes for e in entities]
-    scans = [bids.Scan(PurePosixPath("sub-1", d, t), bids.parse(t), d) for d, t in texts]  # type: ignore[arg-type]
-    masks = [plan.mask_path(scan, "derivative") for scan in scans]
-    names = masks + [plan.derivative(scan) for scan in scans]
-    assert len(set(names)) == len(names) and len(names) > 400
 
 
 def test_the_real_way_keeps_brains_exact_and_takes_a_mask_over(tmp_path: Path) -> None:
