@@ -9,8 +9,9 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "cpmae"
 LEVELS = [
-    {"__main__", "cli", "cli_train"},
-    {"training", "evaluation"},
+    {"__main__", "cli", "cli_train", "cli_bids"},
+    {"training", "evaluation", "bids", "progress"},
+    {"batch"},
     {"files", "study", "verify_study"},
     {"pipeline", "pipeline_run"},
     {"steps"},
@@ -18,7 +19,7 @@ LEVELS = [
     {"compare"},
     {
         *{"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose"},
-        *{"metadata", "metadata_dicom", "shared_mask"},
+        *{"metadata", "metadata_dicom", "metadata_json", "metadata_tsv", "shared_mask"},
     },
     {"models"},
     {"volume", "errors", "options"},
@@ -107,6 +108,8 @@ def test_forbidden_packages(folder: str, forbidden: set[str]) -> None:
         ("cpmae.io.nifti", ["torch", "matplotlib"]),
         ("cpmae.brain", ["torch", "deepbet", "pandas"]),
         ("cpmae.verify", ["torch", "matplotlib"]),
+        ("cpmae.batch.local", ["torch", "numpy", "nibabel", "distributed"]),
+        ("cpmae.bids.app", ["torch", "matplotlib", "distributed"]),
     ],
 )
 def test_import_is_lazy(module: str, absent: list[str]) -> None:

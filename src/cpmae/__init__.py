@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cpmae.errors import (
         BrainMaskError,
+        ClusterError,
         CpmaeError,
         DeviceError,
         MissingExtraError,
         OutputError,
         ScanError,
+        SettingsError,
         WeightsError,
     )
     from cpmae.io.forms import read
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BrainMaskError",
+    "ClusterError",
     "CpmaeError",
     "Deidentified",
     "DeviceError",
@@ -36,6 +39,7 @@ __all__ = [
     "OutputError",
     "RunVerification",
     "ScanError",
+    "SettingsError",
     "Verification",
     "Volume",
     "WeightsError",
@@ -56,11 +60,13 @@ _HOME = {
     **dict.fromkeys(
         (
             "BrainMaskError",
+            "ClusterError",
             "CpmaeError",
             "DeviceError",
             "MissingExtraError",
             "OutputError",
             "ScanError",
+            "SettingsError",
             "WeightsError",
         ),
         "cpmae.errors",

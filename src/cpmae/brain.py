@@ -99,7 +99,7 @@ def check_given_mask(
         raise BrainMaskError(
             f"{name} has shape {scan.stored.shape} and the scan {tuple(shape)}, resample it to the scan's grid"
         )
-    apart = _grid_distance_mm(tuple(shape), scan.affine, affine)
+    apart = grid_distance_mm(tuple(shape), scan.affine, affine)
     if apart > MASK_GRID_TOLERANCE_MM:
         raise BrainMaskError(f"{name} lies {apart:.3g} mm off the scan's grid, resample it to the scan's grid")
     values = scan.stored if scan.inter == 0 else scan.scaled().data
@@ -308,7 +308,7 @@ def _last_words(text: str, length: int = 300) -> str:
     return line if len(line) <= length else "..." + line[-length:] if line else "no message"
 
 
-def _grid_distance_mm(shape: tuple[int, ...], one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+def grid_distance_mm(shape: tuple[int, ...], one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Largest distance between the corners of two grids of one shape."""
     corners = np.array([[*np.array(c) * (np.array(shape) - 1), 1] for c in np.ndindex(2, 2, 2)], np.float64)
     return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())

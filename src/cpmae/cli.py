@@ -16,11 +16,12 @@ import typer
 from typer.core import TyperGroup
 
 from cpmae import __version__
+from cpmae.cli_bids import BidsCommand, bids
 from cpmae.cli_train import train
 from cpmae.errors import CpmaeError
 
 if TYPE_CHECKING:
-    from cpmae.files import Options
+    from cpmae.options import Options
     from cpmae.verify import Verification
     from cpmae.verify_run import RunVerification
 
@@ -141,7 +142,8 @@ def deidentify(
     ] = False,
 ) -> None:
     """Replace everything outside the brain by a head that nobody has; the brain stays exact."""
-    from cpmae.files import Options, deidentify_file
+    from cpmae.files import deidentify_file
+    from cpmae.options import Options
 
     _one_of_two(brain_mask, brain_extractor)
     _only_for_dicom(input, metadata, retain, allow_burned_in)
@@ -154,17 +156,20 @@ def deidentify(
         device=device,
         allow_unusual_mask=allow_unusual_mask,
     )
-    files = {"brain_mask": brain_mask, "save_brain_mask": save_brain_mask, "picture": picture, "weights": weights}
     if input.is_dir():
+        files = {"brain_mask": brain_mask, "save_brain_mask": save_brain_mask, "picture": picture, "weights": weights}
         return _deidentify_study(input, output, options, retain, allow_burned_in, as_json, overwrite, files)
     with _progress() as tell:
         result = deidentify_file(
             input,
             output,
             options,
+            brain_mask=brain_mask,
+            save_brain_mask=save_brain_mask,
+            picture=picture,
+            weights=weights,
             overwrite=overwrite,
             progress=tell,
-            **files,
         )
     _warn(result.warnings)
     kept, new = result.account["protected_voxels"], result.account["replaced_voxels"]
@@ -293,6 +298,9 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where the files go; made i
     brain, *_, verdict = _in_words(found)
     typer.echo(f"{brain}\n{verdict}")
     raise typer.Exit(0 if found.ok else 1)
+
+
+app.command(cls=BidsCommand)(bids)
 
 
 def _one_of_two(brain_mask: Path | None, brain_extractor: str | None) -> None:

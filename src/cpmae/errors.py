@@ -31,3 +31,11 @@ class DeviceError(CpmaeError, ValueError):
 
 class MissingExtraError(CpmaeError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
+
+
+class ClusterError(CpmaeError, OSError):
+    """A cluster of workers cannot be reached or started, or was lost."""
+
+
+class SettingsError(CpmaeError, ValueError):
+    """A file of settings, or a combination of them, cannot be used."""

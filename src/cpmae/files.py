@@ -1,6 +1,6 @@
 """A scan in one file, de-identified into another: what single runs, data sets and batches share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,8 @@ def deidentify_file(
     head: "Head | None" = None,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
+    beside: "Callable[[Deidentified | DeidentifiedRun], Sequence[tuple[Path, Writer]]] | None" = None,
+    staging: Path | None = None,
 ) -> "Deidentified | DeidentifiedRun":
     """De-identify the scan `input`, 3-D or 4-D, and write all outputs or none.
 
@@ -51,6 +53,8 @@ def deidentify_file(
         head: of another scan's result, to be used again; see `pipeline.deidentify`.
         overwrite: replace outputs that exist.
         progress: called with the name of each stage.
+        beside: further files to write with the result, which it is given; they replace what is there.
+        staging: a folder on the outputs' file system for what is not complete yet; beside the outputs if None.
 
     Raises:
         OutputError and what `pipeline.deidentify` raises.
@@ -79,7 +83,8 @@ def deidentify_file(
     if save_brain_mask:
         grid = run.volume(np.zeros(run.shape, run.dtype, order="F"))
         files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(grid, result.brain_mask))))
-    write_together([*files, *forms.writers(output, marked, volumes())])
+    files += beside(result) if beside else ()
+    write_together([*files, *forms.writers(output, marked, volumes())], staging)
     return result
 
 

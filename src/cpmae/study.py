@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from cpmae import __version__
 from cpmae.brain import extract_brain
 from cpmae.errors import CpmaeError, OutputError, ScanError
-from cpmae.files import Options
 from cpmae.io import dicom, dicom_pixels, dicom_scan, nifti
 from cpmae.io.dicom import Left, Series, t1w_score
 from cpmae.io.dicom_volumes import Stack, frames_of, no_volume, stacks_of
@@ -28,15 +27,17 @@ from cpmae.io.mask import mask_scan
 from cpmae.io.nifti import NiftiScan
 from cpmae.io.together import Writer, check_outputs, write_together
 from cpmae.metadata_dicom import Identity, deidentify_header
+from cpmae.options import Options
 from cpmae.shared_mask import given_mask, mask_on
 
 if TYPE_CHECKING:
+    from cpmae import steps
     from cpmae.models.head import HeadModel
 
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """What is asked of a DICOM folder beside `files.Options`.
+    """What is asked of a DICOM folder beside `Options`.
 
     Attributes:
         retain: of `metadata_dicom.RETAIN`.
@@ -68,8 +69,9 @@ class StudyResult:
 
 @dataclass(frozen=True)
 class _Head:
-    """The brain of a frame of reference, found once and used for all its series."""
+    """The brain of a frame of reference and the head drawn around it, once and for all its series."""
 
+    drawn: "steps.Head"
     mask: NDArray[np.bool_]
     affine: NDArray[np.float64]
     before: NiftiScan
@@ -88,6 +90,7 @@ class _Run:
     seed: int
     given_mask: Path | None
     tell: Callable[[str], None]
+    volumes: int = 0  # handled so far
     heads: dict[tuple[str, str], _Head] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -261,8 +264,16 @@ def _volume(
         scan, mask = dicom_scan.without_holes(scan, mask, stack)
     if head is None and t1w_score(series) < 2:
         run.warnings.append(f"there is no T1w in the world of {series.name}; its own brain was searched for")
-    options = replace(run.options, seed=run.seed)
-    done = pipeline.deidentify(scan, brain_mask=mask, weights=run.weights, progress=run.tell, **asdict(options))
+    options = replace(run.options, seed=(run.seed + run.volumes) % 2**63)  # other noise in each volume
+    run.volumes += 1
+    done = pipeline.deidentify(
+        scan,
+        brain_mask=mask,
+        weights=run.weights,
+        head=head.drawn if head else None,
+        progress=run.tell,
+        **asdict(options),
+    )
     run.warnings += [text for text in (f"{series.name}: {w}" for w in done.warnings) if text not in run.warnings]
     result = done.image.stored
     new = dicom_scan.from_scan(stack, result, done.protected, pixels, values)
@@ -271,7 +282,7 @@ def _volume(
         if not np.array_equal(new[key][kept], pixels[key][kept]):
             raise ScanError(f"protected voxels of {series.name} changed on the way, and the result was dropped")
     if head is None:
-        head = _Head(done.brain_mask, stack.affine, scan, done.image)
+        head = _Head(done.head, done.brain_mask, stack.affine, scan, done.image)
         run.heads[world] = head
     account = {k: v for k, v in done.account.items() if k not in ("seed", "warnings", "metadata", "version")}
     return head, new, account

@@ -50,8 +50,10 @@ def check_outputs(
         places.add(place)
 
 
-def write_together(files: Sequence[tuple[Path, Writer]]) -> None:
-    """Call each writer with a name in a private folder beside its target; when all have ended well, move all in place.
+def write_together(files: Sequence[tuple[Path, Writer]], staging: Path | None = None) -> None:
+    """Call each writer with a name in a private folder; when all have ended well, move all in place.
+
+    The private folder lies in `staging`, on the file system of the targets, or beside each target if that is None.
 
     A full disk, an error or an interrupt while anything is written leaves no file at all. The moves come last, in the
     given order: put the file whose presence says that all went well at the end. An existing target is replaced.
@@ -63,7 +65,7 @@ def write_together(files: Sequence[tuple[Path, Writer]]) -> None:
         staged = []
         for target, write in files:
             with _errors_named(target):
-                folder = stack.enter_context(TemporaryDirectory(prefix=".cpmae-", dir=target.parent))
+                folder = stack.enter_context(TemporaryDirectory(prefix=".cpmae-", dir=staging or target.parent))
                 place = Path(folder) / target.name
                 write(place)
                 staged.append((place, target))

@@ -1,0 +1,124 @@
+"""What became of each scan, on disk, so that a run that was killed goes on where it stopped.
+
+One JSON file a job in a hidden folder of the output. A job is done if its record says so for the same settings and
+inputs (`Job.fingerprint`), and each of its outputs still has the SHA-256 that it had when it was written and checked.
+Reading the outputs again costs a hundredth of making them, and finds the truncated copy that a look at names does not.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cpmae.errors import OutputError
+
+FOLDER = ".cpmae"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan to be done.
+
+    Attributes:
+        name: its path in the data set; the only thing that is ever said of it.
+        task: what the work function takes; has to be picklable.
+        fingerprint: changes with every setting and input that changes the result.
+        inputs: files that are read ahead.
+        after: names of jobs that must have ended, well or not, before this one starts.
+    """
+
+    name: str
+    task: Any
+    fingerprint: str
+    inputs: tuple[Path, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        state: "done", "failed" (refused with a reason), "crashed" (an exception that nobody expected), or "lost" (its
+            worker died).
+        reason: a sentence; empty if done.
+        outputs: path below the output folder and SHA-256 of each file.
+        account: what was done, for the summary.
+        traceback: of an unexpected exception, for the terminal; it is not recorded.
+    """
+
+    state: Literal["done", "failed", "crashed", "lost"]
+    reason: str = ""
+    outputs: dict[str, str] = field(default_factory=dict)
+    account: dict[str, Any] = field(default_factory=dict)
+    traceback: str = ""
+
+
+class Records:
+    """The records in `root`, the output folder.
+
+    Args:
+        staging: a folder on the same file system where records are begun; needed by `write`.
+    """
+
+    def __init__(self, root: Path, staging: Path | None = None) -> None:
+        self.root, self._staging = root, staging
+
+    def path(self, name: str) -> Path:
+        return self.root / FOLDER / "scans" / f"{name}.json"
+
+    def write(self, job: Job, outcome: Outcome) -> None:
+        """Record an outcome; the file changes at once and whole.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        facts = {"name": job.name, "fingerprint": job.fingerprint, **asdict(outcome)}
+        del facts["traceback"]
+        path = self.path(job.name)
+        if self._staging is None:
+            raise ValueError("these records are for reading, give a staging folder")
+        temporary = self._staging / f"record-{secrets.token_hex(8)}"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(facts, indent=1) + "\n")
+            os.replace(temporary, path)
+        except OSError as error:
+            raise OutputError(f"what became of {job.name} cannot be recorded ({error.strerror}), free space") from error
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The record of a job, None if there is none that can be read: the job is then done again."""
+        return _load(self.path(name))
+
+    def all(self) -> list[dict[str, Any]]:
+        """All records, by name."""
+        found = [_load(path) for path in (self.root / FOLDER / "scans").rglob("*.json")]
+        return sorted((record for record in found if record), key=lambda record: record["name"])
+
+    def is_done(self, job: Job) -> bool:
+        """Whether the job's outputs are there and are those that were checked."""
+        record = self.read(job.name)
+        if record is None or record["state"] != "done" or record["fingerprint"] != job.fingerprint:
+            return False
+        places = [(self.root / path, digest) for path, digest in record["outputs"].items()]
+        return all(path.is_file() and sha256(path) == digest for path, digest in places)
+
+    def outputs(self, paths: Iterable[Path]) -> dict[str, str]:
+        """Path below the root and SHA-256 of files in it."""
+        return {path.relative_to(self.root).as_posix(): sha256(path) for path in paths}
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # an empty file is what a loss of power leaves of one just renamed
+        return None
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

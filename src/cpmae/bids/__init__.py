@@ -1,0 +1,1 @@
+"""BIDS data sets: what of them is done and how, and the data set that comes out."""

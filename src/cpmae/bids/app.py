@@ -1,0 +1,86 @@
+"""The two levels of the BIDS App: `participant` does scans, `group` sums up what was done."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cpmae.batch import cluster, engine
+from cpmae.batch.lease import leased_folder, remove_dead
+from cpmae.batch.local import LocalWorkers
+from cpmae.batch.records import Records
+from cpmae.bids import dataset as description
+from cpmae.bids.plan import Placement, Settings, jobs
+from cpmae.bids.work import deidentify_scan
+from cpmae.errors import OutputError, ScanError
+from cpmae.io.bids import Dataset, Scan
+
+
+def participant(
+    dataset: Dataset,
+    scans: Sequence[Scan],
+    target: Path,
+    settings: Settings,
+    *,
+    tell: engine.Tell,
+    work: engine.Work = deidentify_scan,
+    n_procs: int = 1,
+    scheduler: str | None = None,
+    slurm: bool = False,
+) -> Counter[str]:
+    """De-identify scans of a data set into `target`, those that are done already left alone.
+
+    Args:
+        tell: see `engine.run`.
+        work: what does a scan in a worker, as `work.deidentify_scan`; has to be picklable.
+        n_procs: processes on this machine, or jobs that Slurm is asked for.
+        scheduler: address of a Dask scheduler, to work there.
+        slurm: work in jobs of Slurm.
+
+    Returns:
+        How many scans were "skipped" (done before), "done", "failed" and "crashed".
+
+    Raises:
+        OutputError: if `target` is no place for the results.
+        ScanError: if there is nothing to do.
+        ClusterError, MissingExtraError.
+    """
+    if not scans:
+        raise ScanError(f"{dataset.root} has no scan that was asked for, check labels and filter")
+    source, target = dataset.root.resolve(), target.resolve()
+    dataset = Dataset(source, dataset.scans, dataset.files, dataset.others)
+    description.check_output(dataset, target, settings.placement)
+    todo = jobs(dataset, scans, target, settings, description.source_uri(dataset, target))
+    with _staging(target) as staging:
+        description.describe(dataset, target, settings.placement, staging)
+        records = Records(target, staging)
+        what = (work, records, staging, (source, target))
+        if scheduler or slurm:
+            workers = cluster.DaskWorkers(cluster.connect(scheduler) if scheduler else cluster.slurm(n_procs), *what)
+        else:
+            workers = LocalWorkers(n_procs, *what)  # type: ignore[assignment]
+        with workers:
+            counts = engine.run(todo, workers, records, tell)
+        description.finish(dataset, scans, target, settings, staging)
+    return counts
+
+
+def group(dataset: Dataset, scans: Sequence[Scan], target: Path, placement: Placement) -> Counter[str]:
+    """Write `summary.tsv`; how many scans are "done", "failed" and "missing".
+
+    Raises:
+        OutputError: if `target` does not hold results.
+    """
+    if not target.is_dir() or not (target / "dataset_description.json").is_file():
+        raise OutputError(f"{target} holds no results, run the participant level first")
+    description.check_output(dataset, target, placement)
+    with _staging(target) as staging:
+        return description.summarize(scans, target, staging)
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A private folder in the output, for what is not complete; those of runs that were killed are removed first."""
+    remove_dead(target, description.TEMPORARY)
+    with leased_folder(target, description.TEMPORARY) as folder:
+        yield folder

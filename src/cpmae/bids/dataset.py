@@ -1,0 +1,263 @@
+"""The data set around the scans: its description, the people in it, and the lists of what failed and was left out.
+
+Everything here can be made again at any time from the input and the records, and is: several runs may fill one output
+folder at the same time.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cpmae import __version__, metadata_tsv
+from cpmae.batch.records import FOLDER, Records
+from cpmae.bids.plan import Placement, Settings
+from cpmae.errors import OutputError, ScanError
+from cpmae.io.bids import IMAGES, Dataset, Scan
+from cpmae.io.together import write_together
+
+TEMPORARY = ".cpmae-run-"  # folders of runs, see batch.lease
+_IGNORED = (f"{FOLDER}*/", "failures.tsv", "left_out.tsv", "summary.tsv")
+_DESCRIPTION = (
+    *("Name", "BIDSVersion", "HEDVersion", "License", "Authors", "Acknowledgements", "HowToAcknowledge", "Funding"),
+    *("EthicsApprovals", "ReferencesAndLinks", "Keywords"),
+)
+_FOLDERS = {"sourcedata", "derivatives", "code", "stimuli", "phenotype", "docs", "logs"}
+_PROSE = {"README", "README.md", "README.rst", "README.txt", "CHANGES", "CITATION.cff", "LICENSE", ".bidsignore"}
+_PROSE |= {"genetic_info.json", "samples.tsv", "samples.json"}
+_FOLDER = re.compile(r"(sub|ses)-[0-9A-Za-z+]+|anat|dwi|func|perf|fmap|eeg|meg|ieeg|beh|pet|mrs|nirs|motion|micr")
+_README = """{name}: head MRI, de-identified
+
+Everything outside the brain was replaced by a generated head that nobody has, with cpmae {version}. Inside the brain
+mask every stored number is the original's. Do not measure skull, scalp, eyes, sinuses or neck in these images.
+
+Masks named defacemask are 1 in the voxels that were replaced, and 0 in those that were kept.
+JSON sidecars hold acquisition parameters alone, and each image has all of its own beside it. Ages are capped at
+{age} years.
+"""
+
+
+def source_uri(dataset: Dataset, target: Path) -> str | None:
+    """`bids:raw:`, if the output can say where the original is without telling how somebody's folders are called."""
+    return "bids:raw:" if _link(dataset, target) else None
+
+
+def check_output(dataset: Dataset, target: Path, placement: Placement) -> None:
+    """Make the output folder, or make sure that it is one of ours.
+
+    Raises:
+        OutputError: if the folder is the input, holds it, lies in it (but for `derivatives`), or holds something else
+            than results of this command in this placement.
+    """
+    source, place = dataset.root.resolve(), target.resolve()
+    inside = place.relative_to(source).parts if place.is_relative_to(source) else None
+    if source.is_relative_to(place) or (inside is not None and (inside[0] != "derivatives" or placement == "raw")):
+        raise OutputError(
+            f"{target} is or holds the input data set, or lies in it; choose another folder for the output"
+        )
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        holds = [entry.name for entry in os.scandir(target) if not entry.name.startswith(FOLDER)]
+    except OSError as error:
+        raise OutputError(f"{target} cannot be used ({error.strerror}), choose another folder") from error
+    if holds:
+        found = _load(target / "dataset_description.json")
+        ours = any(step.get("Name") == "cpmae" for step in _dicts(found.get("GeneratedBy")))
+        if not ours or found.get("DatasetType") != placement:
+            raise OutputError(
+                f"{target} is not empty and holds no {placement} data set made by this command, choose another folder"
+            )
+
+
+def describe(dataset: Dataset, target: Path, placement: Placement, staging: Path) -> None:
+    """Write what says that this is a data set, and whose work.
+
+    Raises:
+        ScanError: if the input's description or its list of people cannot be used.
+    """
+    description = _description(dataset, target, placement)
+    if placement == "raw":
+        _people(dataset)  # found out before the work, and not after it
+    texts = {
+        "dataset_description.json": json.dumps(description, indent=2) + "\n",
+        ".bidsignore": "".join(f"{name}\n" for name in _IGNORED),
+        "README": _README.format(name=description["Name"], version=__version__, age=metadata_tsv.MAX_AGE),
+    }
+    _put(target, texts, staging)
+
+
+def finish(dataset: Dataset, scans: Sequence[Scan], target: Path, settings: Settings, staging: Path) -> None:
+    """Write the lists and, for a raw data set, who took part.
+
+    Args:
+        scans: those that this run was about; folders of theirs in which nothing came to lie are removed.
+    """
+    names = {str(scan.path) for scan in dataset.scans}
+    failed = [r for r in Records(target).all() if r["state"] != "done" and r["name"] in names]
+    _remove_empty(target, {str(scan.path) for scan in scans} & {record["name"] for record in failed})
+    texts = {"left_out.tsv": _table(("path", "files", "reason"), left_out(dataset, settings.placement))}
+    if settings.placement == "raw":
+        texts |= _participants(dataset, target, settings.keep_columns, settings.options.clean_metadata)
+    if failed:
+        texts["failures.tsv"] = _table(("scan", "reason"), [(r["name"], r["reason"]) for r in failed])
+    _put(target, texts, staging)
+    if not failed:
+        (target / "failures.tsv").unlink(missing_ok=True)
+
+
+def _remove_empty(target: Path, names: Iterable[str]) -> None:
+    """An empty folder would be a person without scans, whom participants.tsv does not have."""
+    for name in names:
+        for folder in list(PurePosixPath(name).parents)[:-1]:
+            with suppress(OSError):  # there is something in it, or it is gone
+                (target / folder).rmdir()
+
+
+def summarize(scans: Sequence[Scan], target: Path, staging: Path) -> Counter[str]:
+    """Write `summary.tsv`, a line a scan of the input, and count them by "done", "failed" and "missing"."""
+    records = {record["name"]: record for record in Records(target).all()}
+    columns = ("brain_mask_from", "brain_ml", "template_overlap", "protected_voxels", "replaced_voxels", "warnings")
+    rows, counts = [], Counter[str]()
+    for scan in scans:
+        record = records.get(str(scan.path), {"state": "missing", "account": {}, "reason": "not done yet"})
+        state = record["state"] if record["state"] in ("done", "missing") else "failed"
+        counts[state] += 1
+        account = {**record["account"], "warnings": "; ".join(record["account"].get("warnings", []))}
+        found = [str(account.get(column, "n/a")) or "n/a" for column in columns]
+        rows.append((str(scan.path), state, record["reason"] or "n/a", *found))
+    _put(target, {"summary.tsv": _table(("scan", "state", "reason", *columns), rows)}, staging)
+    return counts
+
+
+def left_out(dataset: Dataset, placement: Placement) -> list[tuple[str, int, str]]:
+    """What is not in the output: path, number of files, reason.
+
+    Names that are none of BIDS may be anybody's, and are counted by folder instead of told.
+    """
+    taken = {scan.path for scan in dataset.scans}
+    taken |= {path for scan in dataset.scans for path in _belongs(dataset, scan)}
+    found: Counter[tuple[str, str]] = Counter()
+    for path in dataset.files.keys() - taken:
+        if placement == "raw" and len(path.parts) == 1 and path.stem == "participants":
+            continue
+        image = path.name.endswith(IMAGES)
+        if placement == "raw" or image:
+            found[str(path), "no image that shows a head" if image else "may hold dates or names"] += 1
+    for path in dataset.others:
+        top = len(path.parts) == 1
+        if str(path) == "dataset_description.json":
+            continue
+        if top and (path.name in _FOLDERS or path.name in _PROSE):
+            if placement == "raw":
+                slash = "/" if path.name in _FOLDERS else ""
+                found[
+                    f"{path}{slash}", "not looked into" if slash else "free text: copy it after you have read it"
+                ] += 1
+        elif placement == "raw" or path.name.endswith(IMAGES):
+            known = [part for part in path.parts[:-1] if _FOLDER.fullmatch(part)]
+            found["/".join((*known, "*")), "not understood"] += 1
+    return sorted((path, count, reason) for (path, reason), count in found.items())
+
+
+def _belongs(dataset: Dataset, scan: Scan) -> list[PurePosixPath]:
+    kinds: list[tuple[str | None, str]] = [(None, ".json"), (None, ".bval"), (None, ".bvec")]
+    kinds += [("events", e) for e in (".tsv", ".json")] if scan.datatype == "func" else []
+    kinds += [("aslcontext", e) for e in (".tsv", ".json")] if scan.name.suffix == "asl" else []
+    return [path for suffix, extension in kinds for path in dataset.inherited(scan, suffix, extension)]
+
+
+def _description(dataset: Dataset, target: Path, placement: Placement) -> dict[str, Any]:
+    before = _load(dataset.root / "dataset_description.json")
+    kept = {key: before[key] for key in _DESCRIPTION if key in before}
+    steps = [{k: s[k] for k in ("Name", "Version", "CodeURL") if k in s} for s in _dicts(before.get("GeneratedBy"))]
+    link = _link(dataset, target)
+    origin = {"DOI": before["DatasetDOI"]} if "DatasetDOI" in before else {"Name": str(before.get("Name", "unknown"))}
+    if link:
+        origin["URL"] = link
+    found = {"Name": "unknown", "BIDSVersion": "1.10.0", **kept}
+    found["DatasetType"] = placement
+    found["GeneratedBy"] = [
+        *(steps if placement == "raw" else []),
+        {"Name": "cpmae", "Version": __version__, "Description": "de-identification of head MRI"},
+    ]
+    found["SourceDatasets"] = [origin]
+    if link and placement == "derivative":
+        found["DatasetLinks"] = {"raw": link}
+    return found
+
+
+def _link(dataset: Dataset, target: Path) -> str | None:
+    """A DOI, or the way up out of the data set's own `derivatives`; other paths may hold names of people."""
+    doi = _load(dataset.root / "dataset_description.json").get("DatasetDOI")
+    if isinstance(doi, str):
+        return doi if "://" in doi else f"https://doi.org/{doi.removeprefix('doi:')}"
+    source, place = dataset.root.resolve(), target.resolve()
+    return "/".join(".." for _ in place.relative_to(source).parts) if place.is_relative_to(source) else None
+
+
+def _participants(dataset: Dataset, target: Path, keep: Sequence[str], clean: bool) -> dict[str, str]:
+    """participants.tsv and .json of those of whom the output holds a scan."""
+    there = {record["name"].split("/")[0] for record in Records(target).all() if record["state"] == "done"}
+    text, about = _people(dataset)
+    if not text or not there:
+        return {}
+    if clean:
+        text, columns = metadata_tsv.clean(text, "participants", keep, metadata_tsv.age_units(about))
+        about = metadata_tsv.clean_description(about, columns)
+    texts = {"participants.tsv": metadata_tsv.rows_of(text, "participant_id", there)}
+    return texts | ({"participants.json": json.dumps(about, indent=2) + "\n"} if about else {})
+
+
+def _people(dataset: Dataset) -> tuple[str, dict[str, Any]]:
+    """participants.tsv, empty if there is none, and .json.
+
+    Raises:
+        ScanError: if one of them cannot be used.
+    """
+    try:
+        text = (dataset.root / "participants.tsv").read_text("utf-8-sig")
+    except FileNotFoundError:
+        return "", {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScanError(f"participants.tsv cannot be read ({error}), store it as UTF-8") from error
+    if "participant_id" not in text.partition("\n")[0].rstrip("\r").split("\t"):
+        raise ScanError("participants.tsv has no column participant_id, correct it")
+    return text, _load(dataset.root / "participants.json")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ScanError(f"{path.name} cannot be read as JSON ({error}), correct it") from error
+    if not isinstance(found, dict):
+        raise ScanError(f"{path.name} is not one JSON object, correct it")
+    return found
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, delimiter="\t", lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()
+
+
+def _put(folder: Path, texts: Mapping[str, str], staging: Path) -> None:
+    """Write texts that differ from what is there; each appears at once and whole."""
+    changed = {n: t for n, t in texts.items() if not (folder / n).is_file() or (folder / n).read_text("utf-8") != t}
+    write_together([(folder / name, _writer(text)) for name, text in changed.items()], staging)
+
+
+def _writer(text: str) -> Any:
+    return lambda path: path.write_text(text, "utf-8")

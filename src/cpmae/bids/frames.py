@@ -1,0 +1,92 @@
+"""When one scan's brain mask is another's: the rule, and the mask on the other's grid.
+
+A mask is taken over from a scan of the same session if
+- the two have the same grid (shape, and corners within 0.1 mm), or
+- their headers give places in the same frame (the affine in use has the same code: scanner, aligned to another scan,
+  Talairach, MNI), and at least half of the brain lies in the other's field of view.
+Otherwise each scan finds its own. People move between scans: what is taken over fits as well as they lay still.
+"""
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from cpmae.brain import grid_distance_mm
+from cpmae.errors import ScanError
+from cpmae.io import nifti
+from cpmae.io.header import best_affine, parse_header
+from cpmae.volume import voxel_volume_ml
+
+SAME_MM = 0.1
+MIN_COVERED = 0.5
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The first three axes of an image, 3-D or more.
+
+    Attributes:
+        shape: (X, Y, Z).
+        affine: (4, 4), voxel to world, mm, RAS+.
+        code: of the affine, as NIfTI counts them; 0 is none, 1 the scanner's frame.
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    code: int
+
+
+def grid_of(path: Path) -> Grid:
+    """What the header of a NIfTI file says; its voxels are not read.
+
+    Raises:
+        ScanError: if there is no such header.
+    """
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
+            raw = file.read(540)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ScanError(
+            f"{path.name} cannot be read ({getattr(error, 'strerror', None) or error}), copy it again"
+        ) from error
+    header = parse_header(raw, path.name)
+    shape = tuple(int(n) for n in header["dim"][1:4])
+    code = int(header["sform_code"]) or int(header["qform_code"])
+    return Grid(shape, best_affine(header, path.name), code)  # type: ignore[arg-type]
+
+
+def mask_for(grid: Grid, other: Grid, mask: Path) -> NDArray[np.bool_] | None:
+    """The brain mask of another scan on this one's grid, (X, Y, Z) bool, or None if the rule says that it is not one's.
+
+    Args:
+        grid: of the scan that wants a mask.
+        other, mask: grid and mask file of the scan that has one.
+
+    Raises:
+        ScanError: if the mask cannot be read.
+    """
+    same = grid.shape == other.shape and grid_distance_mm(grid.shape, grid.affine, other.affine) <= SAME_MM
+    if not same and (grid.code != other.code or grid.code == 0):
+        return None
+    found = nifti.load(mask).stored != 0
+    if same:
+        return found
+    to_other = np.linalg.inv(other.affine) @ grid.affine
+    moved = ndimage.affine_transform(
+        found.astype(np.float32), to_other[:3, :3], to_other[:3, 3], output_shape=grid.shape, order=1
+    )
+    brain = moved > 0.5
+    covered = brain.sum() * voxel_volume_ml(grid.affine) / max(1e-9, found.sum() * voxel_volume_ml(other.affine))
+    return brain if covered >= MIN_COVERED else None
+
+
+def write_mask(path: Path, mask: NDArray[np.bool_], grid: Grid) -> Path:
+    """A mask as a file, for whoever takes files; returns the path."""
+    nib.Nifti1Image(mask.astype(np.uint8), grid.affine).to_filename(path)
+    return path

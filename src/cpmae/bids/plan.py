@@ -1,0 +1,240 @@
+"""What is to be done for a data set: a job a scan, with the names of all that it reads and writes."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from cpmae import __version__
+from cpmae.batch.records import FOLDER, Job
+from cpmae.bids import key as subject_key
+from cpmae.errors import WeightsError
+from cpmae.io.bids import Dataset, Scan
+from cpmae.options import Options
+
+Placement = Literal["derivative", "raw"]
+# Entities that tell images of one acquisition apart: they share grid, frame and mask.
+_TOGETHER = ("echo", "flip", "inv", "mt", "part")
+_MASK_ENTITIES = {
+    "anat": {"sub", "ses", "task", "echo", "part", "ce", "rec", "chunk", "acq", "run"},
+    "dwi": {"sub", "ses", "dir", "part", "rec", "chunk", "acq", "run"},
+    "func": {"sub", "ses", "task", "echo", "dir", "part", "ce", "rec", "chunk", "acq", "run"},
+}
+_PLAIN_MASK = {"T1w", "dwi", "bold"}  # whose mask is `desc-brain`; those of others name their suffix too
+_DEFACEMASK_ENTITIES = {"sub", "ses", "task", "ce", "rec", "chunk", "acq", "run"}
+_PHASES = {"phase", "phasediff", "phase1", "phase2", "fieldmap"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a data set is done.
+
+    Attributes:
+        placement: "derivative", files under derived names, or "raw", a data set under the original names.
+        options: of every scan; its seed is not used.
+        weights: a weight file; the package's own if None.
+        key: the secret of `bids.key`; each scan has its own draw if None.
+        keep_columns: of tables, besides those that are kept anyway.
+    """
+
+    placement: Placement = "derivative"
+    options: Options = Options()
+    weights: Path | None = None
+    key: bytes | None = None
+    keep_columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Another scan whose brain mask may be this one's, and later whose head."""
+
+    scan: PurePosixPath
+    mask: PurePosixPath
+
+
+@dataclass(frozen=True)
+class Task:
+    """A scan: paths in the data set `source` and in the output `target`, below the two.
+
+    Attributes:
+        mask: where the brain mask goes; in the hidden folder of the run where BIDS has no name for it.
+        defacemask: where the mask of what was replaced goes, if anywhere.
+        references: scans to take the mask of, best first.
+        is_phase: nothing but another scan can tell where the brain is.
+        sidecars: JSON files that say something of the scan, from the top down.
+        tables: other files of the scan, with the JSON files that describe them, and where they go.
+        sources: BIDS URI of the data set, if it has one.
+    """
+
+    source: Path
+    target: Path
+    scan: PurePosixPath
+    output: PurePosixPath
+    placement: Placement
+    options: Options
+    weights: Path | None
+    mask: PurePosixPath
+    defacemask: PurePosixPath | None
+    references: tuple[Reference, ...]
+    is_phase: bool
+    sidecars: tuple[PurePosixPath, ...]
+    tables: tuple[tuple[PurePosixPath, tuple[PurePosixPath, ...], PurePosixPath], ...]
+    keep_columns: tuple[str, ...]
+    source_uri: str | None
+
+
+def jobs(
+    dataset: Dataset, scans: Sequence[Scan], target: Path, settings: Settings, source_uri: str | None = None
+) -> list[Job]:
+    """A job for each of `scans`, those that others wait for first within a session."""
+    fixed = _fixed(settings)
+    chosen = {scan.path for scan in scans}
+    by_session: dict[tuple[str, str | None], list[Scan]] = {}
+    for scan in dataset.scans:
+        by_session.setdefault(scan.session, []).append(scan)
+    found = []
+    for scan in scans:
+        near = references(scan, by_session[scan.session])
+        options = settings.options
+        if settings.key is not None:
+            options = replace(options, seed=subject_key.seed_of(settings.key, scan.name.entities["sub"]))
+        task = Task(
+            source=dataset.root,
+            target=target,
+            scan=scan.path,
+            output=scan.path if settings.placement == "raw" else derivative(scan),
+            placement=settings.placement,
+            options=options,
+            weights=settings.weights,
+            mask=mask_path(scan, settings.placement),
+            defacemask=_defacemask(scan) if settings.placement == "raw" else None,
+            references=tuple(Reference(r.path, mask_path(r, settings.placement)) for r in near),
+            is_phase=is_phase(scan),
+            sidecars=tuple(dataset.inherited(scan)),
+            tables=tuple(_tables(dataset, scan, settings.placement)),
+            keep_columns=settings.keep_columns,
+            source_uri=source_uri,
+        )
+        read = [scan.path, *task.sidecars, *(p for table, about, _ in task.tables for p in (table, *about))]
+        found.append(
+            Job(
+                name=str(scan.path),
+                task=task,
+                fingerprint=_digest(fixed | {"inputs": [_identity(dataset.root, path) for path in read]}),
+                inputs=(dataset.root / scan.path,),
+                after=tuple(str(r.path) for r in near if r.path in chosen),
+            )
+        )
+    return sorted(found, key=lambda job: (PurePosixPath(job.name).parts[0], len(job.after)))
+
+
+def derivative(scan: Scan, desc: str = "deid", **parts: str) -> PurePosixPath:
+    """The name of what is made from a scan, in the same folder: `sub-01_desc-deid_T1w.nii.gz`."""
+    return scan.path.with_name(str(scan.name.but(desc=desc, **parts)))
+
+
+def mask_path(scan: Scan, placement: Placement) -> PurePosixPath:
+    """Where a scan's brain mask goes: `sub-01_desc-brain_mask.nii.gz`, `sub-01_desc-brainT2w_mask.nii.gz`.
+
+    BIDS has no masks beside raw images, and none for `perf` and `fmap`: these lie in the hidden folder of the run, for
+    other scans to use. Entities that it does not allow in the name of a mask go into `desc`.
+    """
+    allowed = _MASK_ENTITIES.get(scan.datatype)
+    if placement == "raw" or allowed is None:
+        return PurePosixPath(FOLDER) / "masks" / scan.path
+    other = {k: v for k, v in scan.name.entities.items() if k not in allowed}
+    label = "" if scan.name.suffix in _PLAIN_MASK and not other else scan.name.suffix
+    label += "".join(f"{k}{v}" for k, v in other.items())
+    return derivative(scan, f"brain{label}", suffix="mask", **dict.fromkeys(other))  # type: ignore[arg-type]
+
+
+def is_phase(scan: Scan) -> bool:
+    """Whether a scan shows phases or fields, in which no extractor finds a brain (but a viewer finds a face)."""
+    return scan.name.suffix in _PHASES or scan.name.entities.get("part", "mag") != "mag"
+
+
+def references(scan: Scan, session: Sequence[Scan]) -> list[Scan]:
+    """The scans whose mask may be this one's, best first: of the same acquisition, then the session's first T1w."""
+    if scan.name.suffix == "T1w" and not is_phase(scan) and "echo" not in scan.name.entities:
+        return []
+    magnitudes = [other for other in session if other.path != scan.path and not is_phase(other)]
+    same = [other for other in magnitudes if _acquisition(other) == _acquisition(scan)]
+    if not is_phase(scan):  # the first image of an acquisition finds its brain, the others follow it
+        same = [other for other in same if _order(other) < _order(scan)]
+    t1w = [other for other in magnitudes if other.name.suffix == "T1w" and other not in same]
+    return sorted(same, key=_order)[:1] + sorted(t1w, key=_order)[:1]
+
+
+def _order(scan: Scan) -> tuple[int, str]:
+    return len(scan.name.entities), str(scan.path)
+
+
+def _acquisition(scan: Scan) -> tuple:
+    """Equal for images that were taken at one and the same time."""
+    kept = {k: v for k, v in scan.name.entities.items() if k not in _TOGETHER}
+    groups = {"phase": "bold", **dict.fromkeys(_PHASES - {"phase"}, "magnitude")}
+    groups |= {"magnitude1": "magnitude", "magnitude2": "magnitude"}
+    return scan.datatype, groups.get(scan.name.suffix, scan.name.suffix), tuple(sorted(kept.items()))
+
+
+def _defacemask(scan: Scan) -> PurePosixPath | None:
+    """`sub-01_mod-T1w_defacemask.nii.gz`, which raw data sets may hold for anatomical images."""
+    if scan.datatype != "anat" or not scan.name.entities.keys() <= _DEFACEMASK_ENTITIES:
+        return None
+    return scan.path.with_name(str(scan.name.but(suffix="defacemask", mod=scan.name.suffix)))
+
+
+def _tables(dataset: Dataset, scan: Scan, placement: Placement) -> list[tuple[PurePosixPath, tuple, PurePosixPath]]:
+    """Files without images that belong to a scan: gradients, events, the order of labelling.
+
+    They keep their names, under which derived images inherit them; BIDS knows no derived ones.
+    """
+    wanted = [(scan.name.suffix, ".bval"), (scan.name.suffix, ".bvec")]
+    wanted += [("aslcontext", ".tsv")] if scan.name.suffix == "asl" else []
+    wanted += [("events", ".tsv")] if scan.datatype == "func" and placement == "raw" else []
+    found = []
+    for suffix, extension in wanted:
+        paths = dataset.inherited(scan, suffix, extension)
+        if paths:
+            # one table for all echoes keeps its own entities; gradients are each image's own
+            name = dataset.files[paths[-1]] if extension == ".tsv" else scan.name.but(extension=extension)
+            about = dataset.inherited(scan, suffix) if extension == ".tsv" else []
+            found.append((paths[-1], tuple(about), scan.path.with_name(str(name))))
+    return found
+
+
+def _fixed(settings: Settings) -> dict[str, object]:
+    """All settings that change results, and nothing that says what the secret is."""
+    return {
+        "version": __version__,
+        "weights": _weights_sha256(settings.weights),
+        "placement": settings.placement,
+        "options": asdict(replace(settings.options, seed=None)),
+        "key": subject_key.fingerprint(settings.key) if settings.key is not None else None,
+        "keep_columns": sorted(settings.keep_columns),
+    }
+
+
+def _weights_sha256(path: Path | None) -> str:
+    """As the JSON beside the weights says; the worker that loads them checks it."""
+    beside = path.with_suffix(".json") if path else resources.files("cpmae") / "weights" / "head.json"
+    try:
+        return json.loads(beside.read_text())["sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{beside}, which must lie beside the weights, cannot be used ({error})") from error
+
+
+def _identity(root: Path, path: PurePosixPath) -> tuple[str, int, int]:
+    """Changes when a file does; a file that cannot be seen is for the worker to speak of."""
+    try:
+        found = (root / path).stat()
+    except OSError:
+        return str(path), -1, -1
+    return str(path), found.st_size, found.st_mtime_ns
+
+
+def _digest(facts: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,192 @@
+"""A scan of a data set, in a worker: image, masks, sidecars and tables, all or none."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from cpmae import __version__, metadata_json, metadata_tsv
+from cpmae.batch.records import FOLDER
+from cpmae.bids.frames import grid_of, mask_for, write_mask
+from cpmae.bids.plan import Task
+from cpmae.errors import BrainMaskError, ScanError
+from cpmae.files import deidentify_file
+from cpmae.io import bids
+from cpmae.io.together import Writer
+from cpmae.options import Options
+
+if TYPE_CHECKING:
+    from cpmae.models.head import HeadModel
+    from cpmae.pipeline import Deidentified
+
+
+def with_loaded_model(input: Path, output: Path, options: Options, *, weights: Path | None, **others: Any) -> Any:
+    """`files.deidentify_file` with the model that this worker has loaded."""
+    return deidentify_file(input, output, options, weights=_model(weights, options.device), **others)
+
+
+def deidentify_scan(
+    task: Task, staging: Path, deidentify: "Callable[..., Deidentified]" = with_loaded_model
+) -> tuple[list[Path], dict[str, Any]]:
+    """De-identify one scan of a data set; the `batch.engine.Work` of data sets.
+
+    Args:
+        staging: a private folder on the output's file system, for what is not complete yet.
+        deidentify: what does one file, with the arguments of `with_loaded_model`.
+
+    Raises:
+        what `files.deidentify_file` raises, and ScanError for sidecars and tables that cannot be read.
+    """
+    output = task.target / task.output
+    files = _texts(task)  # before the long part, since they may be at fault too
+    paths = [task.target / p for p in (task.mask, task.defacemask) if p is not None] + [path for path, _ in files]
+    for folder in {path.parent for path in (*paths, output)}:
+        folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="scan-", dir=staging) as private:
+        mask, mask_from = _mask_of_another(task, Path(private))
+        result = deidentify(
+            task.source / task.scan,
+            output,
+            task.options,
+            brain_mask=mask,
+            save_brain_mask=task.target / task.mask,
+            weights=task.weights,
+            overwrite=True,
+            beside=lambda result: [*_defacemask(task, result), *files],
+            staging=Path(private),
+        )
+    account = {key: value for key, value in result.account.items() if key != "seed"}  # it may follow from the secret
+    return [*paths, output], account | {"brain_mask_from": mask_from or account["brain_extractor"]}
+
+
+@cache
+def _model(weights: Path | None, device: str) -> "HeadModel | Path | None":
+    """Loaded once a worker; for a device that is not there, the path, and the pipeline says so."""
+    import torch
+
+    from cpmae.models import checkpoint
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = next(name for name, yes in there.items() if yes) if device == "auto" else device
+    return checkpoint.load(weights, found) if there.get(found) else weights
+
+
+def _mask_of_another(task: Task, folder: Path) -> tuple[Path | None, str | None]:
+    """The brain mask of a scan of the session, on this one's grid, by the rule of `bids.frames`; and whose it is."""
+    grid = grid_of(task.source / task.scan)
+    for reference in task.references:
+        there = task.target / reference.mask
+        if there.is_file() and (task.source / reference.scan).is_file():
+            mask = mask_for(grid, grid_of(task.source / reference.scan), there)
+            if mask is not None:
+                return write_mask(folder / "mask.nii", mask, grid), str(reference.scan)
+    if task.is_phase:
+        raise BrainMaskError(
+            f"{task.scan.name} shows phases, in which no brain can be found, and no magnitude image or T1w of its "
+            "session lends it a mask; de-identify one in the same frame, or leave the scan out"
+        )
+    return None, None
+
+
+def _defacemask(task: Task, result: "Deidentified") -> list[tuple[Path, Writer]]:
+    if task.defacemask is None:
+        return []
+    from cpmae.io import nifti
+    from cpmae.io.mask import mask_scan
+
+    scan = mask_scan(result.image, ~result.protected).marked("voxels that were replaced")
+    return [(task.target / task.defacemask, lambda path: nifti.write(path, scan))]
+
+
+def _texts(task: Task) -> list[tuple[Path, Writer]]:
+    """Sidecars and tables, cleaned."""
+    texts = {_json_of(task.output): _sidecar(task)}
+    if task.mask.parts[0] != FOLDER:
+        texts[_json_of(task.mask)] = _dumped({"Type": "Brain", "SpatialReference": f"bids::{task.output}"})
+    for path, about, output in task.tables:
+        text = _read(task.source / path)
+        if path.suffix != ".tsv":
+            texts[output] = _numbers(text, path)
+            continue
+        kind = path.stem.rsplit("_", 1)[-1]
+        if task.options.clean_metadata:
+            text, columns = metadata_tsv.clean(text, kind, task.keep_columns)
+            described = metadata_tsv.clean_description(_merged(task.source, about), columns)
+        else:
+            described = _merged(task.source, about)
+        texts[output] = text
+        if described:
+            texts[_json_of(output)] = _dumped(described)
+    return [(task.target / path, _writer(text)) for path, text in texts.items()]
+
+
+def _sidecar(task: Task) -> str:
+    fields = _merged(task.source, task.sidecars)
+    intended = fields.get("IntendedFor")
+    codes = fields.get("DeidentificationMethodCodeSequence")
+    if task.options.clean_metadata:
+        fields = metadata_json.clean(fields)
+        if task.placement == "raw" and (paths := _bids_paths(intended)):
+            fields["IntendedFor"] = paths
+    what = "face and ears" if task.options.region == "face" else "everything outside the brain"
+    fields = metadata_json.marked(fields, f"cpmae {__version__}: {what} replaced by a generated head", codes)
+    if task.placement == "derivative":
+        fields |= {"SkullStripped": False, **_sources(task)}
+    return _dumped(fields)
+
+
+def _sources(task: Task) -> dict[str, list[str]]:
+    return {"Sources": [f"{task.source_uri}{task.scan}"]} if task.source_uri else {}
+
+
+def _merged(root: Path, paths: Sequence[PurePosixPath]) -> dict[str, Any]:
+    """The inheritance principle: the lower file overrides the upper one, field by field."""
+    fields: dict[str, Any] = {}
+    for path in paths:
+        try:
+            found = json.loads(_read(root / path))
+        except ValueError as error:
+            raise ScanError(f"{path} is not JSON ({error}), correct it") from error
+        if not isinstance(found, dict):
+            raise ScanError(f"{path} holds a {type(found).__name__}, a sidecar is one JSON object; correct it")
+        fields |= found
+    return fields
+
+
+def _bids_paths(value: Any) -> list[str]:
+    """Those of the paths that are names of BIDS from end to end."""
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if isinstance(item, str) and bids.is_path(item.removeprefix("bids::"))]
+
+
+def _numbers(text: str, path: PurePosixPath) -> str:
+    """The text of a .bval or .bvec file, which is numbers and no more."""
+    rows = [line.split() for line in text.splitlines() if line.strip()]
+    try:
+        for word in (word for row in rows for word in row):
+            float(word)
+    except ValueError as error:
+        raise ScanError(f"{path} holds something that is no number ({error}), correct it") from error
+    return "".join(" ".join(row) + "\n" for row in rows)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ScanError(f"{path.name} cannot be read ({reason}), copy it again") from error
+
+
+def _json_of(path: PurePosixPath) -> PurePosixPath:
+    return path.with_name(path.name.split(".")[0] + ".json")
+
+
+def _dumped(fields: Mapping[str, Any]) -> str:
+    return json.dumps(fields, indent=2) + "\n"
+
+
+def _writer(text: str) -> Writer:
+    return lambda path: path.write_text(text, "utf-8")

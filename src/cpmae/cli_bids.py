@@ -1,0 +1,133 @@
+"""`cpmae bids`: the BIDS App form, https://bids-apps.neuroimaging.io."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand
+
+_MANY = ("--participant-label", "--session-label")
+
+
+class BidsCommand(TyperCommand):
+    """Takes several labels after one option, `--participant-label 01 02`, as BIDS Apps do, once the three arguments
+    have been given; `--participant-label 01 --participant-label 02` works in every place."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        takes_none = {o for p in self.params if getattr(p, "is_flag", False) for o in p.opts} | {"--help"}
+        spread: list[str] = []
+        arguments, words = 0, list(args)
+        while words:
+            word = words.pop(0)
+            spread.append(word)
+            if not word.startswith("-"):
+                arguments += 1
+            elif "=" not in word and word not in takes_none and words:
+                spread.append(words.pop(0))
+                while word in _MANY and arguments >= 3 and words and not words[0].startswith("-"):
+                    spread += [word, words.pop(0)]
+        return super().parse_args(ctx, spread)
+
+
+def bids(
+    bids_dir: Annotated[Path, typer.Argument(help="Root of a BIDS data set.", show_default=False)],
+    output_dir: Annotated[Path, typer.Argument(help="Folder for the results; made if missing.", show_default=False)],
+    level: Annotated[
+        Literal["participant", "group"],
+        typer.Argument(help="De-identify scans, or sum up what was done.", show_default=False),
+    ],
+    participant_label: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL...", help="Only these subjects, with or without sub-.")
+    ] = None,
+    session_label: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL...", help="Only these sessions, with or without ses-.")
+    ] = None,
+    bids_filter_file: Annotated[
+        Path | None, typer.Option(help="JSON of queries; a scan is taken if its entities fit one of them.")
+    ] = None,
+    placement: Annotated[
+        Literal["derivative", "raw"],
+        typer.Option(help="Files under derived names, or a data set to share under the original names."),
+    ] = "derivative",
+    n_procs: Annotated[int, typer.Option(min=1, help="Scans at a time, each in a process (or Slurm job).")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Work on the Dask cluster of this scheduler.")
+    ] = None,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Work in jobs of Slurm, through dask-jobqueue.")] = False,
+    subject_key: Annotated[
+        Path | None, typer.Option(help="A secret; all scans of one person then get the same draw.")
+    ] = None,
+    keep_column: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Keep this column of the tables too (repeat it).")
+    ] = None,
+    brain_extractor: Annotated[
+        str, typer.Option(metavar="NAME", help="deepbet, robex, hd-bet, or 'command:TOOL {input} {mask}'.")
+    ] = "deepbet",
+    margin_mm: Annotated[float, typer.Option(min=0, max=30, help="Keep this much around the brain too.")] = 0.0,
+    region: Annotated[
+        Literal["nonbrain", "face"], typer.Option(help="Replace all outside the brain, or face and ears alone.")
+    ] = "nonbrain",
+    metadata: Annotated[
+        Literal["basic", "keep"],
+        typer.Option(help="Clean headers, sidecars and tables of what may identify, or keep them."),
+    ] = "basic",
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where the networks run.")] = "auto",
+    weights: Annotated[Path | None, typer.Option(help="A .safetensors file with its .json beside it.")] = None,
+    allow_unusual_mask: Annotated[
+        bool, typer.Option("--allow-unusual-mask", help="Warn of a brain mask of unusual place or shape, and go on.")
+    ] = False,
+) -> None:
+    """De-identify a BIDS data set. A run that was stopped goes on where it was, with the same command."""
+    from cpmae.bids import app
+    from cpmae.bids.key import read_key
+    from cpmae.bids.plan import Settings
+    from cpmae.io.bids import choose, find
+    from cpmae.options import Options
+    from cpmae.progress import progress_table
+
+    if scheduler and slurm:
+        raise typer.BadParameter("give --scheduler or --slurm, not both")
+    dataset = find(bids_dir)
+    queries = _queries(bids_filter_file) if bids_filter_file else None
+    scans = choose(dataset.scans, participant_label or (), session_label or (), queries)
+    if level == "group":
+        counts = app.group(dataset, scans, output_dir, placement)
+        typer.echo(f"{output_dir / 'summary.tsv'}: {counts['done']} of {len(scans)} scans done")
+        raise typer.Exit(0 if counts["done"] == len(scans) else 1)
+    settings = Settings(
+        placement=placement,
+        options=Options(
+            brain_extractor=brain_extractor,
+            margin_mm=margin_mm,
+            region=region,
+            clean_metadata=metadata == "basic",
+            device=device,
+            allow_unusual_mask=allow_unusual_mask,
+        ),
+        weights=weights,
+        key=read_key(subject_key) if subject_key else None,
+        keep_columns=tuple(keep_column or ()),
+    )
+    with progress_table(len(scans)) as tell:
+        counts = app.participant(
+            dataset, scans, output_dir, settings, tell=tell, n_procs=n_procs, scheduler=scheduler, slurm=slurm
+        )
+    failed = counts["failed"] + counts["crashed"]
+    before = f", {counts['skipped']} were done before" if counts["skipped"] else ""
+    typer.echo(f"{output_dir}: {counts['done']} scans done{before}, {failed} failed")
+    if failed:
+        typer.echo(f"cpmae: {failed} scans failed, see {output_dir / 'failures.tsv'}", err=True)
+    raise typer.Exit(1 if failed else 0)
+
+
+def _queries(path: Path) -> dict[str, dict[str, object]]:
+    from cpmae.errors import SettingsError
+
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"the filter file {path} cannot be read as JSON ({error}), correct it") from error
+    if not isinstance(found, dict) or not all(isinstance(query, dict) for query in found.values()):
+        raise SettingsError(f'the filter file {path} is not of the form {{"t1w": {{"suffix": "T1w"}}}}, correct it')
+    return found

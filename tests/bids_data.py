@@ -1,0 +1,159 @@
+"""A BIDS data set of all kinds of images, tiny ones, with names and dates planted wherever there is room for them."""
+
+import gzip
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import phantom
+
+from cpmae.bids.work import deidentify_scan
+from cpmae.io import nifti
+from cpmae.io.mask import mask_scan
+from cpmae.io.together import Writer, write_together
+from cpmae.options import Options
+
+SHAPE = (20, 22, 24)
+AFFINE = np.diag([9.0, 9.0, 9.0, 1.0])
+AFFINE[:3, 3] = (-90, -100, -110)
+SIDECAR = {"MagneticFieldStrength": 3, "EchoTime": 0.003, "RepetitionTime": 2.3, "FlipAngle": 8, "Manufacturer": "Acme"}
+
+# every name is another identifier, so that each that survives is seen
+FIELDS = """
+PatientName PatientID PatientBirthDate OtherPatientIDs OtherPatientNames PatientAddress PatientTelephoneNumbers
+PatientMotherBirthName MilitaryRank EthnicGroup Occupation AdditionalPatientHistory PatientComments AccessionNumber
+StudyID StudyInstanceUID SeriesInstanceUID SOPInstanceUID FrameOfReferenceUID StudyDescription SeriesDescription
+ProtocolName ProcedureStepDescription RequestedProcedureDescription StudyDate StudyTime SeriesDate SeriesTime
+AcquisitionDate AcquisitionTime AcquisitionDateTime ContentDate InstitutionName InstitutionAddress
+InstitutionalDepartmentName StationName DeviceSerialNumber ReferringPhysicianName PerformingPhysicianName
+OperatorsName PhysiciansOfRecord RequestingPhysician ImageComments BodyPartDetails SubjectArtefactDescription
+Instructions TaskDescription PulseSequenceDetails UnknownField
+""".split()
+
+
+class Identifiers:
+    """Makes identifiers and remembers them."""
+
+    def __init__(self) -> None:
+        self.all: list[bytes] = []
+
+    def __call__(self, where: str) -> str:
+        text = f"D{len(self.all):03}{where[:8]}"
+        self.all.append(text.encode())
+        return text
+
+
+def image(path: Path, new: Callable[[str], str], shape: Sequence[int] = SHAPE, affine: Any = AFFINE) -> None:
+    """An image with text in its header, an extension and, if it is gzip, a name and a time in its file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.random.default_rng(len(str(path))).integers(1, 999, shape).astype(np.int16)
+    found = nib.Nifti1Image(data, affine)
+    found.header.set_sform(affine, 1)
+    found.header.set_qform(affine, 1)
+    found.header.set_xyzt_units("mm", "sec")
+    if len(shape) > 3:
+        found.header["pixdim"][4] = 2.3
+    for field in ("descrip", "aux_file", "db_name", "intent_name"):
+        found.header[field] = new(field).encode()
+    found.header.extensions.append(nib.nifti1.Nifti1Extension(6, new("extension").encode()))
+    raw = found.to_bytes()
+    if path.name.endswith(".gz"):
+        with open(path, "wb") as file, gzip.GzipFile(new("gzip") + ".nii", "wb", 1, file, mtime=1e9) as packed:
+            packed.write(raw)
+    else:
+        path.write_bytes(raw)
+
+
+def text(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def make(root: Path) -> list[bytes]:
+    """Write the data set; returns what must not survive."""
+    new = Identifiers()
+    text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0", "Contact": new("contact")})
+    text(root / "README", new("readme"))
+    text(root / "CHANGES", new("changes"))
+    text(root / "T1w.json", SIDECAR | {name: new(name) for name in FIELDS[::2]})
+    text(root / "task-rest_bold.json", {"TaskName": "rest", "RepetitionTime": 2.3, "PatientName": new("task")})
+    text(root / "participants.tsv", f"participant_id\tage\tsex\tname\nsub-01\t93\tF\t{new('tsv')}\nsub-09\t30\tM\tx\n")
+    text(root / "participants.json", {"age": {"Units": "year"}, "name": {"Description": new("levels")}})
+    text(root / "sourcedata" / f"{new('folder')}.dcm", new("source"))
+    text(root / "code" / "convert.py", new("code"))
+    text(root / f"{new('notes')}.txt", "notes")
+    anat, func, dwi, perf, fmap = (root / "sub-01" / "ses-1" / d for d in ("anat", "func", "dwi", "perf", "fmap"))
+    sub = "sub-01_ses-1"
+    thick = AFFINE @ np.diag([1, 1, 1.1, 1])
+    image(anat / f"{sub}_T1w.nii.gz", new)
+    text(anat / f"{sub}_T1w.json", {"EchoTime": 0.004, "Deep": {"Patient": new("nested")}, "EchoNumber": new("number")})
+    image(anat / f"{sub}_T2w.nii", new, affine=thick)
+    text(anat / f"{sub}_T2w.json", SIDECAR | {name: new(name) for name in FIELDS[1::2]})
+    image(anat / f"{sub}_acq-fast_run-2_FLAIR.nii.gz", new)
+    mp2rage = {"RepetitionTimeExcitation": 0.006, "RepetitionTimePreparation": 5, "NumberShots": 176}
+    for inv in (1, 2):
+        image(anat / f"{sub}_inv-{inv}_MP2RAGE.nii.gz", new)
+        text(anat / f"{sub}_inv-{inv}_MP2RAGE.json", SIDECAR | mp2rage | {"InversionTime": inv})
+    image(anat / f"{sub}_T1w_{new('copy')}.nii.gz", new)
+    text(root / "sub-01" / "ses-1" / f"{sub}_scans.tsv", f"filename\tacq_time\nx\t{new('acqtime')}\n")
+    image(func / f"{sub}_task-rest_bold.nii.gz", new, (*SHAPE, 3))
+    image(func / f"{sub}_task-rest_sbref.nii.gz", new)
+    text(func / f"{sub}_task-rest_events.tsv", f"onset\tduration\tnote\n1.0\t2\t{new('note')}\n")
+    image(dwi / f"{sub}_dwi.nii.gz", new, (*SHAPE, 2))
+    text(dwi / f"{sub}_dwi.bval", "0 1000\n")
+    text(dwi / f"{sub}_dwi.bvec", "0 1\n0 0\n0 0\n")
+    text(dwi / f"{sub}_dwi.json", {"PhaseEncodingDirection": "j", "Comment": new("comment")})
+    image(perf / f"{sub}_asl.nii.gz", new, (*SHAPE, 2))
+    text(perf / f"{sub}_aslcontext.tsv", "volume_type\ncontrol\nlabel\n")
+    asl = {"ArterialSpinLabelingType": "PASL", "PostLabelingDelay": 1.8, "BackgroundSuppression": False}
+    asl |= {"M0Type": "Absent", "BolusCutOffFlag": False, "RepetitionTimePreparation": 4, "MRAcquisitionType": "3D"}
+    text(perf / f"{sub}_asl.json", SIDECAR | asl | {"TotalAcquiredPairs": 1})
+    for suffix in ("magnitude1", "magnitude2", "phasediff"):
+        image(fmap / f"{sub}_{suffix}.nii.gz", new)
+    about = {
+        "EchoTime1": 0.004,
+        "EchoTime2": 0.006,
+        "IntendedFor": [f"bids::sub-01/ses-1/func/{sub}_task-rest_bold.nii.gz"],
+    }
+    text(fmap / f"{sub}_phasediff.json", about | {"PatientName": new("phase")})
+    return new.all
+
+
+def stand_in(
+    input: Path,
+    output: Path,
+    options: Options,
+    *,
+    brain_mask: Path | None = None,
+    save_brain_mask: Path | None = None,
+    beside: Callable[[Any], list[tuple[Path, Writer]]],
+    staging: Path,
+    **rest: Any,
+) -> Any:
+    """As `files.deidentify_file`, without finding a brain and without a head: the first voxels stay, the rest is 0."""
+    loaded = nib.load(input)
+    data = np.asanyarray(loaded.dataobj)  # type: ignore[attr-defined]
+    mask = np.zeros(data.shape[:3], bool)
+    mask[5:15, 5:15, 5:15] = True
+    if brain_mask:
+        mask = nifti.load(brain_mask).stored != 0
+    kept = np.where(mask.reshape(mask.shape + (1,) * (data.ndim - 3)), data, 0)
+    clean = nib.Nifti1Image(kept, loaded.affine)  # type: ignore[attr-defined]
+    clean.header.set_xyzt_units("mm", "sec")
+    if data.ndim > 3:
+        clean.header["pixdim"][4] = 2.3
+    scan = nifti.parse(phantom.nifti_bytes_of(kept.reshape(*data.shape[:3], -1)[..., 0], loaded.affine), "scan")  # type: ignore[attr-defined]
+    result = SimpleNamespace(image=scan, protected=mask, account={"brain_extractor": "stand-in", "seed": options.seed})
+    raw = clean.to_bytes()
+    packed = gzip.compress(raw, 1, mtime=0) if output.name.endswith(".gz") else raw
+    masks = [(save_brain_mask, lambda path: nifti.write(path, mask_scan(scan, mask)))] if save_brain_mask else []
+    write_together([*masks, *beside(result), (output, lambda path: path.write_bytes(packed))], staging)
+    return result
+
+
+work = partial(deidentify_scan, deidentify=stand_in)

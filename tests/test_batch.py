@@ -1,0 +1,355 @@
+"""A batch: what is done, done again, and left; what becomes of scans that fail and of workers that die."""
+
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import batch_work
+import pytest
+from batch_work import ORIGINAL, PREFIX, batch, content, job
+
+from cpmae import progress
+from cpmae.batch import cluster, lease, temporary
+from cpmae.batch.engine import TRIES, run
+from cpmae.batch.records import Outcome, Records
+from cpmae.errors import ClusterError, MissingExtraError
+
+
+@pytest.fixture(autouse=True)
+def system_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary folder of the system for this test; at its end nothing of the original may lie in it."""
+    folder = tmp_path / "system"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "root"
+    folder.mkdir()
+    return folder
+
+
+def calls(root: Path, what: str = "begins") -> list[str]:
+    return [line.split()[0] for line in (root / "calls").read_text().splitlines() if line.endswith(what)]
+
+
+def assert_complete(root: Path, names: list[str]) -> None:
+    for name in names:
+        for number in (1, 2):
+            assert (root / "out" / f"{name}.{number}").read_bytes() == content(name, number)
+
+
+def visible(folder: Path) -> set[str]:
+    """Files that do not lie in hidden folders."""
+    files = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return {str(p) for p in files if not any(part.startswith(".") for part in p.parts)}
+
+
+def holding_original(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.is_file() and ORIGINAL in p.read_bytes()]
+
+
+def test_all_are_done_each_once_and_nothing_else_is_left(root: Path, system_temporary: Path) -> None:
+    names = [f"sub-{i}/anat/scan" for i in range(6)]
+    counts, records = batch(root, [job(root, n) for n in names], 2)
+    assert counts == {"done": 6}
+    assert_complete(root, names)
+    assert sorted(calls(root)) == names
+    assert visible(root / "out") == {f"{n}.{i}" for n in names for i in (1, 2)}
+    assert [p.name for p in (root / "out").iterdir() if p.name.startswith(".")] == [".cpmae"]
+    assert list(system_temporary.iterdir()) == []
+    assert {r["name"]: r["state"] for r in records.all()} == dict.fromkeys(names, "done")
+    assert records.all()[0]["account"] == {"threads": str(max(1, len(os.sched_getaffinity(0)) // 2))}
+
+
+def test_a_second_run_does_what_is_missing_changed_or_of_other_settings(root: Path) -> None:
+    names = ["kept", "removed", "cut", "other"]
+    jobs = [job(root, n) for n in names]
+    batch(root, jobs, 1)
+    (root / "out" / "removed.1").unlink()
+    with open(root / "out" / "cut.2", "r+b") as file:
+        file.truncate(1000)
+    (root / "calls").unlink()
+    other = batch_work.Job("other", jobs[3].task, "settings 2")
+    events: list[tuple[str, str]] = []
+    counts, _ = batch(root, [*jobs[:3], other], 1, events)
+    assert counts == {"skipped": 1, "done": 3}
+    assert calls(root) == ["removed", "cut", "other"]
+    assert ("skipped", "kept") in events
+    assert_complete(root, names)
+
+
+def test_a_failing_scan_is_recorded_with_its_reason_and_stops_nobody(root: Path) -> None:
+    hows = {"a": "refused", "b": "well", "c": "broken", "d": "well"}
+    counts, records = batch(root, [job(root, n, how) for n, how in hows.items()], 2)
+    assert counts == {"failed": 1, "crashed": 1, "done": 2}
+    assert_complete(root, ["b", "d"])
+    found = {r["name"]: r for r in records.all()}
+    assert found["a"]["reason"] == "a shows no head by weights.json, give one"  # and not where the data set lies
+    assert found["c"]["reason"].startswith("KeyError in batch_work.py, line ")
+    text = "".join(p.read_text() for p in (root / "out" / ".cpmae").rglob("*.json"))
+    assert "Doe" not in text and "Traceback" not in text and str(root) not in text
+    counts, _ = batch(root, [job(root, n, "well") for n in hows], 1)  # what failed is tried again
+    assert counts == {"skipped": 2, "done": 2}
+
+
+def test_a_scan_whose_worker_dies_is_done_again(root: Path) -> None:
+    events: list[tuple[str, str]] = []
+    jobs = [job(root, "a", "deadly once"), job(root, "b"), job(root, "c", "deadly once")]
+    counts, _ = batch(root, jobs, 2, events)
+    assert counts == {"done": 3}
+    assert events.count(("again", "a")) == events.count(("again", "c")) == 1
+    assert_complete(root, ["a", "b", "c"])
+
+
+def test_a_scan_that_kills_every_worker_is_given_up(root: Path) -> None:
+    counts, records = batch(root, [job(root, "a", "deadly"), job(root, "b"), job(root, "c")], 1)
+    assert counts == {"failed": 1, "done": 2}
+    assert calls(root).count("a") == TRIES
+    record = records.read("a")
+    assert record and "SIGKILL" in record["reason"] and "memory" in record["reason"]
+    assert_complete(root, ["b", "c"])
+
+
+@pytest.mark.parametrize("first", ["well", "refused"])
+def test_those_that_wait_for_another_start_when_it_has_ended(root: Path, first: str) -> None:
+    jobs = [job(root, "t2", after=("t1",)), job(root, "t1", first), job(root, "flair", after=("t1", "gone"))]
+    events: list[tuple[str, str]] = []
+    counts, _ = batch(root, jobs, 2, events)
+    assert counts["done"] == (3 if first == "well" else 2)
+    assert events.index(("ended", "t1")) < min(events.index(("started", n)) for n in ("t2", "flair"))
+
+
+def test_the_next_scan_is_read_while_one_is_computed(root: Path) -> None:
+    os.mkfifo(root / "next")
+
+    def feed() -> None:
+        with open(root / "next", "wb") as pipe:  # comes back when somebody reads
+            pipe.write(b"scan")
+        (root / "was-read").touch()
+
+    threading.Thread(target=feed, daemon=True).start()
+    jobs = [job(root, "a", "waits for the next to be read"), job(root, "b", inputs=(root / "next",))]
+    counts, _ = batch(root, jobs, 1)
+    assert counts == {"done": 2}
+
+
+def test_folders_of_the_dead_go_and_those_of_the_living_stay(root: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from cpmae.batch.lease import leased_folder\n"
+        "with leased_folder(Path(sys.argv[1]), '.x-') as f: print(f, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    theirs = Path(process.stdout.readline().strip())
+    with lease.leased_folder(root, ".x-") as mine:
+        assert lease.remove_dead(root, ".x-") == []
+        process.kill()
+        process.wait()
+        assert lease.remove_dead(root, ".x-") == [theirs]
+        assert mine.is_dir() and not theirs.exists()
+    assert list(root.iterdir()) == []
+
+
+def test_a_folder_of_another_host_counts_as_dead_only_when_long_untouched(root: Path) -> None:
+    (root / ".x-1").mkdir()
+    (root / ".x-1" / lease.LEASE).write_text(f"not {socket.gethostname()}")
+    assert lease.remove_dead(root, ".x-") == []
+    long_ago = time.time() - lease.DEAD_AFTER_S - 10
+    os.utime(root / ".x-1" / lease.LEASE, (long_ago, long_ago))
+    assert lease.remove_dead(root, ".x-") == [root / ".x-1"]
+    (root / ".x-2").mkdir()  # its maker has come no further
+    assert lease.remove_dead(root, ".x-") == []
+    os.utime(root / ".x-2", (long_ago, long_ago))
+    assert lease.remove_dead(root, ".x-") == [root / ".x-2"]
+
+
+def test_two_batches_fill_one_folder_at_the_same_time(root: Path) -> None:
+    command = [sys.executable, batch_work.__file__, str(root), "8", "1"]
+    (root / "out").mkdir()
+    both = [subprocess.Popen([*command, kind], stdout=subprocess.DEVNULL) for kind in ("one", "two")]
+    assert [process.wait(60) for process in both] == [0, 0]
+    names = [f"{kind}-{i}" for kind in ("one", "two") for i in range(8)]
+    assert_complete(root, names)
+    assert sorted(calls(root)) == sorted(names)  # nobody removed what the other had begun
+
+
+def children(pid: int) -> list[int]:
+    """The workers: children of a process that run Python's spawn, and not its resource tracker."""
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(p) for p in found if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    except OSError:  # gone meanwhile
+        return []
+
+
+def kill_at_random(root: Path, system: Path, kills: int, jobs: int, seed: int) -> None:
+    """Kill workers, batches and both, `kills` times; start again until all is done; look at everything each time."""
+    rng = random.Random(seed)
+    names = [f"scan-{i}" for i in range(jobs)]
+    done, code = 0, 1
+    command = [sys.executable, batch_work.__file__, str(root), str(jobs), "2"]
+    while code != 0:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        aim = rng.choice(["worker", "batch", "all"])
+        times = TRIES - 1 if aim == "worker" else 1  # one scan may not lose more workers than that in one run
+        for _ in range(times if done < kills else 0):
+            time.sleep(rng.uniform(0.05, 1.0))
+            workers = children(process.pid)
+            if process.poll() is None and (workers or aim != "worker"):
+                victim = rng.choice(workers) if aim == "worker" else process.pid
+                (os.killpg if aim == "all" else os.kill)(victim, signal.SIGKILL)
+                done += 1
+        code = process.wait()
+        time.sleep(0.05)
+        for path in visible(root / "out") if (root / "out").exists() else ():
+            name, number = path.rsplit(".", 1)
+            assert (root / "out" / path).read_bytes() == content(name, int(number)), f"{path} is a partial file"
+        assert holding_original(root / "out") == []
+        if done < kills and code == 0:  # more to do, so that there is something to kill
+            shutil.rmtree(root / "out")
+            code = 1
+    assert_complete(root, names)
+    assert {r["state"] for r in Records(root / "out").all()} == {"done"}
+    assert [p.name for p in (root / "out").iterdir() if p.name.startswith(PREFIX)] == []
+    temporary.remove_dead(system, temporary.PREFIX)
+    assert holding_original(system) == []
+
+
+def test_kill_9_at_random_moments_loses_no_scan_and_leaves_no_partial_file(root: Path, system_temporary: Path) -> None:
+    kill_at_random(root, system_temporary, kills=12, jobs=10, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 3])
+def test_fifty_kills(root: Path, system_temporary: Path, seed: int) -> None:
+    kill_at_random(root, system_temporary, kills=50, jobs=30, seed=seed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_batch_that_is_told_to_stop_leaves_nothing_begun(root: Path, system_temporary: Path, number: int) -> None:
+    command = [sys.executable, batch_work.__file__, str(root), "200", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not (root / "calls").exists() or not calls(root, "ends"):
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    assert process.wait(20) != 0
+    hidden = [p.name for p in (root / "out").iterdir() if p.name.startswith(".")]
+    assert hidden == [".cpmae"] and list(system_temporary.iterdir()) == []
+
+
+def dask_cluster(**arguments: object) -> object:
+    distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
+    return distributed.LocalCluster(processes=True, dashboard_address=None, **arguments)
+
+
+def test_the_same_work_on_a_dask_cluster_whose_worker_dies(root: Path) -> None:
+    (root / "out").mkdir()
+    hows = {"a": "well", "b": "deadly once", "c": "refused", "d": "well"}
+    jobs = [job(root, n, how) for n, how in hows.items()] + [job(root, "e", after=("a", "c"))]
+    ended = []
+    with dask_cluster(n_workers=1, threads_per_worker=2) as nodes:  # type: ignore[attr-defined]
+        with lease.leased_folder(root / "out", PREFIX) as staging:
+            records = Records(root / "out", staging)
+            client = cluster.connect(nodes.scheduler_address)
+            with cluster.DaskWorkers(client, batch_work.work, records, staging, (root,)) as workers:
+                counts = run(jobs, workers, records, lambda event, job, outcome: ended.append((event, job.name)))
+    assert counts == {"done": 4, "failed": 1}
+    assert_complete(root, ["a", "b", "d", "e"])
+    assert [r["name"] for r in records.all() if r["state"] == "failed"] == ["c"]
+    assert visible(root / "out") == {f"{n}.{i}" for n in "abde" for i in (1, 2)}
+
+
+SBATCH = """#!/bin/sh
+# Slurm's sbatch, for as many jobs as there are: the script is the last argument
+for script; do :; done
+cp "$script" "$HOME/job.sh"
+setsid sh "$HOME/job.sh" > "$HOME/job.log" 2>&1 &
+echo $! >> "$HOME/jobs"
+echo "Submitted batch job $!"
+"""
+
+
+def test_the_same_work_in_jobs_that_slurm_is_asked_for(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("dask_jobqueue", reason="the extra cluster is not installed")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("sbatch", SBATCH), ("scancel", "#!/bin/sh\nkill -- -$1\n")):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    (root / "out").mkdir()
+    with lease.leased_folder(root / "out", PREFIX) as staging:
+        records = Records(root / "out", staging)
+        with cluster.DaskWorkers(cluster.slurm(1), batch_work.work, records, staging, (root,)) as workers:
+            counts = run([job(root, n) for n in "abc"], workers, records, lambda *event: None)
+    assert counts == {"done": 3}
+    assert_complete(root, ["a", "b", "c"])
+    assert "#SBATCH --mem=6G" in (tmp_path / "job.sh").read_text()
+
+
+def test_without_slurm_the_error_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("dask_jobqueue", reason="the extra cluster is not installed")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterError, match="sbatch"):
+        cluster.slurm(1)
+
+
+def test_a_scheduler_that_is_not_there_is_a_sentence() -> None:
+    pytest.importorskip("distributed", reason="the extra cluster is not installed")
+    with pytest.raises(ClusterError, match="check the address"):
+        cluster.connect("nowhere")
+
+
+def test_without_dask_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("distributed", "dask_jobqueue"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=r"cpmae\[cluster\]"):
+        cluster.connect("tcp://localhost:8786")
+    with pytest.raises(MissingExtraError, match=r"cpmae\[cluster\]"):
+        cluster.slurm(1)
+
+
+def test_records_are_json_without_traces(root: Path) -> None:
+    _, records = batch(root, [job(root, "a", "broken")], 1)
+    assert set(json.loads(records.path("a").read_text())) == {
+        *("name", "fingerprint", "state", "reason", "outputs", "account")
+    }
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("kind", [Terminal, io.StringIO])
+def test_progress_is_shown_to_terminals_alone(root: Path, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    screen = kind()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.progress_table(3) as tell:
+        tell("skipped", job(root, "sub-1/a"), None)
+        tell("started", job(root, "sub-2/b"), None)
+        tell("started", job(root, "sub-3/c"), None)
+        tell("ended", job(root, "sub-3/c"), Outcome("crashed", "a bug", traceback="Traceback of it"))
+    text = screen.getvalue()
+    assert "Traceback of it" in text
+    for words in ("2 of 3: 1 done before, 1 failed", "sub-2/b"):
+        assert (words in text) == (kind is Terminal)

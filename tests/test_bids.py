@@ -1,0 +1,355 @@
+"""A BIDS data set the command's own way, with a stand-in for the head: names, sidecars, tables, what stays out."""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import bids_data
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cpmae import cli
+from cpmae.batch.records import Records
+from cpmae.bids import app, key, plan
+from cpmae.bids.plan import Settings
+from cpmae.errors import OutputError, ScanError, SettingsError
+from cpmae.io import bids
+from cpmae.options import Options
+from cpmae.verify import verify_files
+
+S = "sub-01/ses-1"
+SECRET = b"a secret of thirty-two bytes or so"
+COUNT = 12  # scans in the data set
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[bytes]]:
+    root = tmp_path_factory.mktemp("bids")
+    return root, bids_data.make(root)
+
+
+def participant(root: Path, out: Path, **settings: object) -> Counter[str]:
+    dataset = bids.find(root)
+    chosen = Settings(**settings)  # type: ignore[arg-type]
+    return app.participant(dataset, dataset.scans, out, chosen, tell=lambda *e: None, work=bids_data.work)
+
+
+@pytest.fixture(scope="session")
+def derivative(source: tuple[Path, list[bytes]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "derivative"
+    assert participant(source[0], out) == {"done": COUNT}
+    return out
+
+
+@pytest.fixture(scope="session")
+def raw(source: tuple[Path, list[bytes]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "raw"
+    assert participant(source[0], out, placement="raw", key=SECRET) == {"done": COUNT}
+    return out
+
+
+def shown(folder: Path) -> set[str]:
+    files = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    return {str(p) for p in files if not p.parts[0].startswith(".")}
+
+
+def load(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def everything(folder: Path) -> bytes:
+    """All bytes below a folder, gzip files unpacked too, and all names."""
+    parts = []
+    for path in folder.rglob("*"):
+        parts.append(str(path.relative_to(folder)).encode())
+        if path.is_file():
+            parts.append(path.read_bytes())
+            if path.name.endswith(".gz"):
+                parts.append(gzip.decompress(parts[-1]))
+    return b"\n".join(parts)
+
+
+def test_derivatives_have_the_names_of_bids(derivative: Path) -> None:
+    assert shown(derivative) == {
+        *("README", "dataset_description.json", "left_out.tsv"),
+        *(f"{S}/anat/sub-01_ses-1_desc-{d}" for d in ("deid_T1w.json", "deid_T1w.nii.gz", "deid_T2w.json")),
+        *(f"{S}/anat/sub-01_ses-1_desc-{d}" for d in ("deid_T2w.nii", "brain_mask.json", "brain_mask.nii.gz")),
+        *(f"{S}/anat/sub-01_ses-1_desc-brainT2w_mask.{e}" for e in ("json", "nii")),
+        *(f"{S}/anat/sub-01_ses-1_acq-fast_run-2_desc-deid_FLAIR.{e}" for e in ("json", "nii.gz")),
+        *(f"{S}/anat/sub-01_ses-1_acq-fast_run-2_desc-brainFLAIR_mask.{e}" for e in ("json", "nii.gz")),
+        *(f"{S}/anat/sub-01_ses-1_inv-{i}_desc-deid_MP2RAGE.{e}" for i in (1, 2) for e in ("json", "nii.gz")),
+        *(f"{S}/anat/sub-01_ses-1_desc-brainMP2RAGEinv{i}_mask.{e}" for i in (1, 2) for e in ("json", "nii.gz")),
+        *(f"{S}/func/sub-01_ses-1_task-rest_desc-deid_{s}.{e}" for s in ("bold", "sbref") for e in ("json", "nii.gz")),
+        *(f"{S}/func/sub-01_ses-1_task-rest_desc-brain_mask.{e}" for e in ("json", "nii.gz")),
+        *(f"{S}/func/sub-01_ses-1_task-rest_desc-brainsbref_mask.{e}" for e in ("json", "nii.gz")),
+        *(f"{S}/dwi/sub-01_ses-1_desc-deid_dwi.{e}" for e in ("json", "nii.gz")),
+        *(f"{S}/dwi/sub-01_ses-1_dwi.{e}" for e in ("bval", "bvec")),
+        *(f"{S}/dwi/sub-01_ses-1_desc-brain_mask.{e}" for e in ("json", "nii.gz")),
+        *(f"{S}/perf/sub-01_ses-1_{n}" for n in ("desc-deid_asl.json", "desc-deid_asl.nii.gz", "aslcontext.tsv")),
+        *(f"{S}/fmap/sub-01_ses-1_desc-deid_magnitude{i}.{e}" for i in (1, 2) for e in ("json", "nii.gz")),
+        *(f"{S}/fmap/sub-01_ses-1_desc-deid_phasediff.{e}" for e in ("json", "nii.gz")),
+    }  # fmt: skip
+    about = load(derivative / "dataset_description.json")
+    assert about["DatasetType"] == "derivative" and about["Name"] == "Tiny"
+    assert about["GeneratedBy"][-1]["Name"] == "cpmae" and about["SourceDatasets"] == [{"Name": "Tiny"}]
+
+
+def test_raw_has_the_original_names_and_nothing_that_is_not_understood(raw: Path, source: tuple) -> None:
+    original = {str(scan.path) for scan in bids.find(source[0]).scans}
+    found = shown(raw)
+    assert original <= found and len(original) == COUNT
+    others = {name for name in found - original if not name.endswith(".json")}
+    assert others == {
+        *("README", "left_out.tsv", "participants.tsv"),
+        *(f"{S}/anat/sub-01_ses-1_mod-{s}_defacemask.{e}" for s, e in (("T1w", "nii.gz"), ("T2w", "nii"))),
+        f"{S}/anat/sub-01_ses-1_acq-fast_run-2_mod-FLAIR_defacemask.nii.gz",
+        *(f"{S}/dwi/sub-01_ses-1_dwi.{e}" for e in ("bval", "bvec")),
+        *(f"{S}/func/sub-01_ses-1_task-rest_events.tsv", f"{S}/perf/sub-01_ses-1_aslcontext.tsv"),
+    }
+    assert load(raw / "dataset_description.json")["DatasetType"] == "raw"
+    assert (raw / "participants.tsv").read_text() == "participant_id\tage\tsex\nsub-01\t89\tF\n"
+    assert (raw / f"{S}/func/sub-01_ses-1_task-rest_events.tsv").read_text() == "onset\tduration\n1.0\t2\n"
+    listed = (raw / "left_out.tsv").read_text()
+    for line in ("sourcedata/\t1", "code/\t1", "README\t1", "*\t1", f"{S}/anat/*\t1", f"{S}/sub-01_ses-1_scans.tsv\t1"):
+        assert f"\n{line}\t" in listed, line
+
+
+@pytest.mark.parametrize("placement", ["derivative", "raw"])
+def test_the_official_validator_passes(placement: str, request: pytest.FixtureRequest) -> None:
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    validator = shutil.which("bids-validator-deno", path=places)
+    if validator is None:
+        pytest.skip("bids-validator-deno is not installed")
+    folder = request.getfixturevalue(placement)
+    ran = subprocess.run([validator, "--format", "json", str(folder)], capture_output=True, text=True, timeout=120)
+    issues = json.loads(ran.stdout)["issues"]["issues"]
+    errors = [f"{i['code']} {i.get('subCode', '')} {i.get('location', '')}" for i in issues if i["severity"] == "error"]
+    assert errors == [] and ran.returncode == 0
+
+
+@pytest.mark.parametrize("placement", ["derivative", "raw"])
+def test_no_planted_identifier_survives(placement: str, source: tuple, request: pytest.FixtureRequest) -> None:
+    root, identifiers = source
+    before, after = everything(root), everything(request.getfixturevalue(placement))
+    assert len(identifiers) >= 50 and all(text in before for text in identifiers)
+    assert [text for text in identifiers if text in after] == []
+    assert str(root).encode() not in after
+
+
+def test_sidecars_are_merged_cleaned_and_marked(derivative: Path, raw: Path) -> None:
+    for path in (raw / f"{S}/anat/sub-01_ses-1_T1w.json", derivative / f"{S}/anat/sub-01_ses-1_desc-deid_T1w.json"):
+        fields = load(path)
+        assert fields["MagneticFieldStrength"] == 3  # of the upper file
+        assert fields["EchoTime"] == 0.004  # the lower one's overrides it
+        assert "EchoNumber" not in fields  # a name where a number should be
+        assert fields["DeidentificationMethod"][-1].startswith("cpmae ")
+        assert {"CodeValue": "113102", "CodingSchemeDesignator": "DCM"}.items() <= (
+            fields["DeidentificationMethodCodeSequence"][-1].items()
+        )
+    assert load(raw / f"{S}/fmap/sub-01_ses-1_phasediff.json")["IntendedFor"] == [
+        f"bids::{S}/func/sub-01_ses-1_task-rest_bold.nii.gz"
+    ]
+
+
+def test_who_lends_a_mask_to_whom(derivative: Path, source: tuple) -> None:
+    records = {p.name: load(p)["account"]["brain_mask_from"] for p in (derivative / ".cpmae").rglob("*.json")}
+    t1w = f"{S}/anat/sub-01_ses-1_T1w.nii.gz"
+    assert records["sub-01_ses-1_T1w.nii.gz.json"] == "stand-in"  # found its own
+    assert records["sub-01_ses-1_T2w.nii.json"] == t1w  # another grid in the same frame
+    assert records["sub-01_ses-1_inv-2_MP2RAGE.nii.gz.json"] == f"{S}/anat/sub-01_ses-1_inv-1_MP2RAGE.nii.gz"
+    assert records["sub-01_ses-1_phasediff.nii.gz.json"] == f"{S}/fmap/sub-01_ses-1_magnitude1.nii.gz"
+    assert records["sub-01_ses-1_task-rest_bold.nii.gz.json"] == t1w
+
+
+def test_all_scans_of_a_person_get_the_seed_that_only_the_secret_tells(source: tuple, tmp_path: Path) -> None:
+    def seeds(secret: bytes | None) -> dict[str, int | None]:
+        dataset = bids.find(source[0])
+        scans = [
+            *dataset.scans,
+            bids.Scan(PurePosixPath("sub-2/anat/sub-2_T1w.nii"), bids.parse("sub-2_T1w.nii"), "anat"),
+        ]  # type: ignore[arg-type]
+        two = bids.Dataset(dataset.root, tuple(scans), {**dataset.files}, ())
+        found = plan.jobs(two, scans, tmp_path, Settings(key=secret))
+        return {f"{job.name.split('/')[0]} {i}": job.task.options.seed for i, job in enumerate(found)}
+
+    one, other = seeds(b"1" * 32), seeds(b"2" * 32)
+    assert len({v for k, v in one.items() if k.startswith("sub-01")}) == 1
+    assert len(set(one.values())) == 2 and not set(one.values()) & set(other.values())
+    assert seeds(b"1" * 32) == one and set(seeds(None).values()) == {None}
+    assert all(seed is not None and 0 <= seed < 2**63 for seed in one.values())
+
+
+def test_the_secret_and_its_seeds_are_written_nowhere(raw: Path) -> None:
+    seed, found = key.seed_of(SECRET, "01"), everything(raw)
+    assert SECRET not in found and SECRET.hex().encode() not in found
+    assert str(seed).encode() not in found and seed.to_bytes(8) not in found
+
+
+def test_the_same_settings_do_nothing_again_and_others_do_all(source: tuple, raw: Path) -> None:
+    assert participant(source[0], raw, placement="raw", key=SECRET) == {"skipped": COUNT}
+    dataset, records = bids.find(source[0].resolve()), Records(raw)
+
+    def done(**others: object) -> int:
+        settings = Settings(**{"placement": "raw", "key": SECRET, **others})  # type: ignore[arg-type]
+        return sum(records.is_done(job) for job in plan.jobs(dataset, dataset.scans, raw, settings))
+
+    assert done() == COUNT
+    others = [{"key": b"another secret"}, {"key": None}, {"keep_columns": ("note",)}, {"options": Options(margin_mm=3)}]
+    assert [done(**other) for other in others] == [0] * len(others)
+    scan = source[0] / S / "anat" / "sub-01_ses-1_T1w.nii.gz"
+    os.utime(scan, (1, 1))
+    assert done() == COUNT - 1
+
+
+def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"secret")
+    with pytest.raises(SettingsError, match="6 bytes.*at least 16"):
+        key.read_key(tmp_path / "key")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        key.read_key(tmp_path / "absent")
+
+
+def test_failing_scans_are_listed_and_the_rest_is_done(source: tuple, tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(source[0], root)
+    anat = root / S / "anat"
+    (anat / "sub-01_ses-1_T1w.nii.gz").write_bytes(b"no gzip")
+    (anat / "sub-01_ses-1_T2w.json").write_text("{")
+    for name in ("magnitude1", "magnitude2"):
+        (root / S / "fmap" / f"sub-01_ses-1_{name}.nii.gz").unlink()
+    bids_data.text(root / "sub-02" / "anat" / "sub-02_T1w.nii", "no scan")
+    counts = participant(root, out, placement="raw")
+    assert counts == {"done": COUNT - 5, "failed": 4}
+    assert not (out / "sub-02").exists() and "sub-02" not in (out / "participants.tsv").read_text()
+    header, *lines = (out / "failures.tsv").read_text().splitlines()
+    assert header == "scan\treason" and len(lines) == 4
+    reasons = dict(line.split("\t") for line in lines)
+    assert "copy it again" in reasons[f"{S}/anat/sub-01_ses-1_T1w.nii.gz"]
+    assert "is not JSON" in reasons[f"{S}/anat/sub-01_ses-1_T2w.nii"]
+    assert "in which no brain can be found" in reasons[f"{S}/fmap/sub-01_ses-1_phasediff.nii.gz"]
+    assert str(tmp_path) not in (out / "failures.tsv").read_text()
+    shutil.copytree(source[0], root, dirs_exist_ok=True)  # mended
+    shutil.rmtree(root / "sub-02")
+    assert participant(root, out, placement="raw")["failed"] == 0
+    assert not (out / "failures.tsv").exists()
+
+
+@pytest.mark.parametrize("table", [b"name\nDoe\n", b"participant_id\tname\nsub-01\tJos\xe9\n"])
+def test_a_list_of_people_that_cannot_be_used_is_refused_before_the_work(
+    source: tuple, tmp_path: Path, table: bytes
+) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(source[0], root)
+    (root / "participants.tsv").write_bytes(table)
+    with pytest.raises(ScanError, match="participants.tsv"):
+        participant(root, tmp_path / "out", placement="raw")
+    assert shown(tmp_path / "out") == set()
+
+
+def test_the_output_never_touches_the_input_or_what_somebody_else_put_there(
+    source: tuple, derivative: Path, tmp_path: Path
+) -> None:
+    root = source[0]
+    before = everything(root)
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("all of it")
+    for place in (root, root / "sub-01", root / "out", root.parent, foreign):
+        with pytest.raises(OutputError, match="choose another folder"):
+            participant(root, place)
+    with pytest.raises(OutputError, match="choose another folder"):
+        participant(root, root / "derivatives" / "cpmae", placement="raw")
+    with pytest.raises(OutputError, match="holds no raw data set"):
+        participant(root, derivative, placement="raw")
+    assert everything(root) == before and shown(foreign) == {"thesis.txt"}
+
+
+def test_derivatives_inside_the_data_set_say_where_they_come_from(source: tuple, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(source[0], root)
+    out = root / "derivatives" / "cpmae"
+    participant(root, out)
+    assert load(out / "dataset_description.json")["DatasetLinks"] == {"raw": "../.."}
+    sidecar = load(out / S / "anat" / "sub-01_ses-1_desc-deid_T1w.json")
+    assert sidecar["Sources"] == [f"bids:raw:{S}/anat/sub-01_ses-1_T1w.nii.gz"]
+
+
+def cpmae(*arguments: object) -> tuple[int, str]:
+    ran = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    return ran.exit_code, ran.output
+
+
+def test_group_writes_the_summary(source: tuple, derivative: Path, tmp_path: Path) -> None:
+    code, output = cpmae("bids", source[0], derivative, "group")
+    assert code == 0 and "12 of 12 scans done" in output
+    header, *lines = (derivative / "summary.tsv").read_text().splitlines()
+    assert header.split("\t")[:4] == ["scan", "state", "reason", "brain_mask_from"] and len(lines) == COUNT
+    assert {line.split("\t")[1] for line in lines} == {"done"}
+    code, output = cpmae("bids", source[0], tmp_path / "empty", "group")
+    assert code == 1 and "run the participant level first" in output and not (tmp_path / "empty").exists()
+
+
+REFUSED = {
+    "no data set": (["{tmp}", "{tmp}/o", "participant"], 1, "dataset_description.json"),
+    "no such label": (["{in}", "{tmp}/o", "participant", "--participant-label", "01", "x9"], 1, "sub-x9"),
+    "labels apart": (["--session-label", "7", "{in}", "{tmp}/o", "participant"], 1, "ses-7"),
+    "empty choice": (["{in}", "{tmp}/o", "participant", "--bids-filter-file", "{tmp}/none.json"], 1, "no scan"),
+    "bad filter": (["{in}", "{tmp}/o", "participant", "--bids-filter-file", "{tmp}/bad.json"], 1, "of the form"),
+    "two places": (["{in}", "{tmp}/o", "participant", "--slurm", "--scheduler", "x"], 2, "not both"),
+    "another level": (["{in}", "{tmp}/o", "session"], 2, "session"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_done_is_refused_in_a_sentence(source: tuple, tmp_path: Path, case: str) -> None:
+    arguments, code, word = REFUSED[case]
+    (tmp_path / "none.json").write_text('{"a": {"suffix": "PDw"}}')
+    (tmp_path / "bad.json").write_text("[]")
+    words = [a.replace("{tmp}", str(tmp_path)).replace("{in}", str(source[0])) for a in arguments]
+    found, output = cpmae("bids", *words)
+    assert found == code and word in output and "Traceback" not in output
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_real_way_keeps_brains_exact_and_takes_a_mask_over(tmp_path: Path) -> None:
+    """The command on a T1w and, in the same frame, thicker slices of another contrast; both on the packaged head."""
+    root, out = tmp_path / "in", tmp_path / "out"
+    anat = root / "sub-1" / "anat"
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    with resources.as_file(resources.files("cpmae") / "weights" / cli.EXAMPLE) as example:
+        head: Any = nib.load(example)
+    stored = np.asarray(head.dataobj)[::2, ::2, ::2]
+    affine = head.affine @ np.diag([2, 2, 2, 1])
+    for name, data, grid in (
+        ("T1w", stored, affine),
+        ("FLAIR", 1000 - stored[:, :, ::2], affine @ np.diag([1, 1, 2, 1])),
+    ):
+        found = nib.Nifti1Image(np.ascontiguousarray(data), grid)
+        found.header.set_sform(grid, 1)
+        found.header["descrip"] = b"Doe^Jane"
+        anat.mkdir(parents=True, exist_ok=True)
+        found.to_filename(anat / f"sub-1_{name}.nii.gz")
+    bids_data.text(anat / "sub-1_T1w.json", {"EchoTime": 0.003, "PatientName": "Doe^Jane"})
+    (tmp_path / "key").write_bytes(SECRET)
+    arguments = ["--subject-key", tmp_path / "key", "--placement", "raw", "--device", "cpu"]
+    code, output = cpmae("bids", root, out, "participant", *arguments)
+    assert code == 0 and "2 scans done, 0 failed" in output
+    for name in ("T1w", "FLAIR"):
+        replaced = np.asarray(nib.load(out / f"sub-1/anat/sub-1_mod-{name}_defacemask.nii.gz").dataobj) != 0  # type: ignore[attr-defined]
+        check = verify_files(anat / f"sub-1_{name}.nii.gz", out / f"sub-1/anat/sub-1_{name}.nii.gz", ~replaced)
+        assert check.ok and check.protected_differing == 0, check.failures
+    record = Records(out).read("sub-1/anat/sub-1_FLAIR.nii.gz")
+    assert record and record["account"]["brain_mask_from"] == "sub-1/anat/sub-1_T1w.nii.gz"
+    found_bytes = everything(out)
+    assert b"Doe" not in found_bytes and str(key.seed_of(SECRET, "1")).encode() not in found_bytes
+    code, output = cpmae("bids", root, out, "participant", *arguments)
+    assert code == 0 and "0 scans done, 2 were done before, 0 failed" in output

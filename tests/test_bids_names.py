@@ -1,0 +1,90 @@
+"""BIDS names come back as they were, filters and labels choose among them, and masks are taken over by the rule."""
+
+from pathlib import Path, PurePosixPath
+
+import bids_data
+import nibabel as nib
+import numpy as np
+import pytest
+
+from cpmae.bids import plan
+from cpmae.bids.frames import Grid, mask_for
+from cpmae.errors import ScanError
+from cpmae.io import bids
+
+COUNT = 12  # scans in the data set
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> tuple[bids.Scan, ...]:
+    root = tmp_path_factory.mktemp("bids")
+    bids_data.make(root)
+    return bids.find(root).scans
+
+
+GRID = Grid((20, 20, 20), np.diag([2.0, 2, 2, 1]), 1)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (Grid((20, 20, 20), np.diag([2.0, 2, 2, 1]), 0), 1000),  # the same grid, whatever the code
+        (Grid((40, 20, 20), np.diag([1.0, 2, 2, 1]), 1), 500),  # half the size along x, the same frame
+        (Grid((40, 20, 20), np.diag([1.0, 2, 2, 1]), 2), None),  # another frame
+        (Grid((40, 20, 20), np.diag([1.0, 2, 2, 1]), 0), None),  # no frame
+        (Grid((20, 20, 20), np.array([[2.0, 0, 0, 30], [0, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]), 1), None),  # cut
+    ],
+)
+def test_a_mask_is_taken_over_by_the_rule(tmp_path: Path, other: Grid, expected: int | None) -> None:
+    mask = np.zeros(other.shape, np.uint8)
+    mask[5:15, 5:15, 5:15] = 1
+    nib.Nifti1Image(mask, other.affine).to_filename(tmp_path / "mask.nii")
+    found = mask_for(GRID, other, tmp_path / "mask.nii")
+    assert (None if found is None else int(found.sum())) == expected
+
+
+QUERIES = [
+    ({"t1w": {"suffix": "T1w"}}, 1),
+    ({"a": {"datatype": "anat", "inversion": None}}, 3),
+    ({"a": {"run": 2}, "b": {"suffix": ["dwi", "asl"]}}, 3),
+    ({"a": {"session": "1", "inv": "02"}}, 1),
+    ({}, 0),
+]
+
+
+@pytest.mark.parametrize(("queries", "count"), QUERIES)
+def test_filters_choose_scans_by_their_entities(scans: tuple, queries: dict, count: int) -> None:
+    assert len(bids.choose(scans, queries=queries)) == count
+
+
+def test_labels_choose_subjects_and_sessions(scans: tuple) -> None:
+    assert len(bids.choose(scans, ["01"], ["ses-1"])) == len(bids.choose(scans, ["sub-01"])) == COUNT
+    with pytest.raises(ScanError, match="no scan of sub-7"):
+        bids.choose(scans, ["01", "7"])
+    with pytest.raises(ScanError, match="'sizzle', which is no entity"):
+        bids.choose(scans, queries={"a": {"sizzle": 1}})
+
+
+NAMES = ["sub-01_T1w.nii.gz", "sub-a_ses-b_task-c_acq-d_run-01_echo-2_part-mag_bold.nii", "task-rest_bold.json"]
+
+
+@pytest.mark.parametrize("text", NAMES)
+def test_names_come_back_as_they_were(text: str) -> None:
+    assert str(bids.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["T1.nii.gz.bak", "sub-01_sub-02_T1w.nii", "sub-01_who-jane_T1w.nii", "a b_T1w.nii", ""]
+)
+def test_what_is_no_name_is_none(text: str) -> None:
+    assert bids.parse(text) is None
+
+
+def test_masks_and_results_never_share_a_name() -> None:
+    suffixes = [(d, s) for d, names in bids.SUFFIXES.items() for s in names]
+    entities = ["", "acq-a_", "run-1_", "echo-1_", "echo-2_", "inv-1_flip-2_mt-on_", "part-mag_", "part-phase_"]
+    texts = [(d, f"sub-1_{'task-x_' if d == 'func' else ''}{e}{s}.nii.gz") for d, s in suffixes for e in entities]
+    scans = [bids.Scan(PurePosixPath("sub-1", d, t), bids.parse(t), d) for d, t in texts]  # type: ignore[arg-type]
+    masks = [plan.mask_path(scan, "derivative") for scan in scans]
+    names = masks + [plan.derivative(scan) for scan in scans]
+    assert len(set(names)) == len(names) and len(names) > 400

@@ -1,0 +1,84 @@
+"""Sidecars keep what was acquired and lose who, where and when; tables keep known columns, and nobody is past 89."""
+
+from typing import Any
+
+import pytest
+
+from cpmae import metadata_json, metadata_tsv
+
+CASES: list[tuple[str, Any, bool]] = [
+    ("EchoTime", 0.0035, True),
+    ("EchoTime", [0.003, 0.006], True),
+    ("EchoTime", "19700101", False),  # text where a number belongs
+    ("EchoTime", [0.003, "Doe"], False),
+    ("EchoTime", {"Doe": 1}, False),
+    ("NonlinearGradientCorrection", True, True),
+    ("ShimSetting", [[1, 2], [3]], True),
+    ("Manufacturer", "Siemens", True),
+    ("ImageType", ["ORIGINAL", "PRIMARY", "M"], True),
+    ("ScanOptions", "FS " * 40, False),  # prose
+    ("ScanOptions", "PFP 2019-03-04", False),  # a date
+    ("ConversionSoftwareVersion", "v1.0.20220720 (JP2:OpenJPEG)", True),
+    ("ConversionSoftwareVersion", "by Jane Doe", False),
+    ("PatientPosition", "HFS", True),
+    ("PatientName", "Doe^Jane", False),
+    ("ProtocolName", "Doe t1", False),
+    ("AcquisitionTime", "10:11:12", False),
+    ("DeviceSerialNumber", "167024", False),
+    ("whatever", 1, False),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "stays"), CASES)
+def test_sidecars_keep_acquisition_parameters_alone(name: str, value: Any, stays: bool) -> None:
+    assert metadata_json.clean({name: value}) == ({name: value} if stays else {})
+
+
+def test_the_mark_comes_after_the_codes_that_were_there() -> None:
+    before = [
+        {"CodeValue": "113100", "CodeMeaning": "what Jane Doe wrote", "CodingSchemeDesignator": "DCM"},
+        {"CodeValue": "Doe", "CodeMeaning": "Jane", "CodingSchemeDesignator": "DCM"},
+        {"CodeValue": "113102", "CodingSchemeDesignator": "99DOE"},
+        "Doe",
+    ]
+    found = metadata_json.marked({"EchoTime": 1}, "cpmae", before)
+    codes = found["DeidentificationMethodCodeSequence"]
+    assert [code["CodeValue"] for code in codes] == ["113100", "113102"]
+    assert codes[1]["CodeMeaning"] == "Clean Recognizable Visual Features Option"
+    assert found["DeidentificationMethod"] == ["Basic Application Confidentiality Profile", "cpmae"]
+    assert "Doe" not in str(found) and "Jane" not in str(found)
+    assert metadata_json.marked(found, "cpmae", codes) == found  # a second time adds nothing
+
+
+AGES = [
+    ("44", "year", "44"),
+    ("89", "year", "89"),
+    ("89.5", "year", "89"),
+    ("101", "year", "89"),
+    ("89+", "year", "89"),
+    ("1200", "month", "1068"),
+    ("400", "month", "400"),
+    ("n/a", "year", "n/a"),
+    ("ninety", "year", "n/a"),
+    ("-3", "year", "n/a"),
+    ("nan", "year", "n/a"),
+    ("93", "fortnight", "n/a"),
+]
+
+
+@pytest.mark.parametrize(("age", "units", "expected"), AGES)
+def test_ages_are_capped(age: str, units: str, expected: str) -> None:
+    table, _ = metadata_tsv.clean(f"participant_id\tage\nsub-1\t{age}\n", "participants", age_units=units)
+    assert table.splitlines()[1] == f"sub-1\t{expected}"
+
+
+def test_unknown_columns_go_unless_they_are_asked_for() -> None:
+    text = "\ufeffparticipant_id\tname\tgroup\tsex\r\nsub-1\tJane Doe\tcontrol\tF\r\n\r\nsub-2\tJohn\n"
+    assert metadata_tsv.clean(text, "participants")[0] == "participant_id\tsex\nsub-1\tF\nsub-2\tn/a\n"
+    table, columns = metadata_tsv.clean(text, "participants", ["group"])
+    assert columns == ["participant_id", "group", "sex"]
+    assert table == "participant_id\tgroup\tsex\nsub-1\tcontrol\tF\nsub-2\tn/a\tn/a\n"
+    assert metadata_tsv.rows_of(table, "participant_id", {"sub-2"}).splitlines()[1:] == ["sub-2\tn/a\tn/a"]
+    about = {"group": {"Description": "of the study", "Contact": "Doe"}, "name": {"Description": "Doe"}, "sex": "Doe"}
+    assert metadata_tsv.clean_description(about, columns) == {"group": {"Description": "of the study"}}
+    assert metadata_tsv.clean("", "events") == ("\n", [])
