@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,6 +20,9 @@ from cpmae.models.tissue import PAINTS
 from cpmae.models.vqvae import COARSE, FINE, STEP_MM, code_shape
 from cpmae.registration import fit_atlas
 from cpmae.sampling import sample
+
+INNER_TABLE_MM = 5.0  # of bone about every brain; chosen by deepbet's agreement between scans and results
+STEM_MM = 10  # of the brain stem that no bone covers
 
 
 @dataclass(frozen=True)
@@ -69,23 +75,29 @@ def generate_field(
     return torch.lerp(model.decode(*codes, brain.mask), fitted, share.sqrt())
 
 
-def paint_head(model: HeadModel, field: Tensor, paints: Tensor, generator: torch.Generator) -> Tensor:
-    """The atlas in some colours, seen through a field.
+def paint_head(
+    model: HeadModel, field: Tensor, mask: NDArray[np.bool_], paints: Tensor, generator: torch.Generator
+) -> Tensor:
+    """The atlas in some colours, seen through a field, and the skull's inner side about the brain.
 
     Args:
         field: from `generate_field`.
+        mask: the brain's, canonical.MODEL_SHAPE.
         paints: (len(PAINTS),), from `paints_for`.
         generator: on the CPU; texture comes from it.
 
     Returns:
-        GRID_SHAPE float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere; CSF in the brain.
+        GRID_SHAPE float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere.
     """
     atlas = model.atlas.cpu()
     painted = soft_edges(paint_labels(atlas, paints, *texture(atlas, generator)))
-    return warp_volume(painted[None], dense(field, GRID_SHAPE))[0]
+    head = warp_volume(painted[None], dense(field, GRID_SHAPE))[0]
+    return head.lerp_(paints[PAINTS.index("bone")], beside_brain(mask, GRID_SHAPE))
 
 
-def paint_shares(model: HeadModel, field: Tensor, generator: torch.Generator, step: int = 1) -> Iterator[Tensor]:
+def paint_shares(
+    model: HeadModel, field: Tensor, mask: NDArray[np.bool_], generator: torch.Generator, step: int = 1
+) -> Iterator[Tensor]:
     """What each paint alone adds to `paint_head`, for heads that are to be painted many times.
 
     Args:
@@ -94,11 +106,32 @@ def paint_shares(model: HeadModel, field: Tensor, generator: torch.Generator, st
     Yields:
         for each of `PAINTS`, (X / step, Y / step, Z / step) float32.
     """
-    atlas, into = model.atlas.cpu(), dense(field, tuple(n // step for n in GRID_SHAPE))
+    x, y, z = (n // step for n in GRID_SHAPE)
+    atlas, into, beside = model.atlas.cpu(), dense(field, (x, y, z)), beside_brain(mask, (x, y, z))
     fields = texture(atlas, generator)
-    for paint in torch.eye(len(PAINTS)):
+    for name, paint in zip(PAINTS, torch.eye(len(PAINTS)), strict=True):
         painted = soft_edges(paint_labels(atlas, paint, *fields))[None]
-        yield warp_volume(F.avg_pool3d(painted, step) if step > 1 else painted, into)[0]
+        share = warp_volume(F.avg_pool3d(painted, step) if step > 1 else painted, into)[0]
+        yield share.lerp_(torch.tensor(float(name == "bone")), beside)
+
+
+def beside_brain(mask: NDArray[np.bool_], shape: tuple[int, int, int]) -> Tensor:
+    """1 within `INNER_TABLE_MM` of the brain, 0 farther away, (X, Y, Z) float32 of the given shape.
+
+    Masks of brain extractors reach to where the signal ends, at the dura and the skull. If anything else begins there,
+    extractors and segmenters draw the brain of a result otherwise than that of the scan. Below, where the mask ends in
+    the brain stem, the spinal canal stays open.
+
+    Args:
+        mask: canonical.MODEL_SHAPE.
+    """
+    where = ndimage.find_objects(mask.view(np.uint8))[0]
+    margin = int(INNER_TABLE_MM / STEP_MM) + 1
+    box = tuple(slice(max(0, s.start - margin), s.stop + margin) for s in where)
+    near = np.zeros(mask.shape, np.float32)
+    near[box] = ndimage.distance_transform_edt(~mask[box], sampling=STEP_MM) <= INNER_TABLE_MM
+    near[:, :, : where[2].start + STEM_MM // STEP_MM] = 0
+    return F.interpolate(torch.from_numpy(near)[None, None], shape, mode="trilinear", align_corners=False)[0, 0]
 
 
 def paints_for(model: HeadModel, brain: Conformed) -> Tensor:

@@ -95,7 +95,7 @@ def deidentify(
     model = steps.load_model(weights, device)
     looked = steps.look_at_brain(volume, found)
     head = head or steps.draw(model, volume, found, looked, region, generator)
-    painted = paint_head(model, head.field, paints_for(model, looked.conformed), generator)
+    painted = paint_head(model, head.field, looked.conformed.mask, paints_for(model, looked.conformed), generator)
 
     tell("putting it around the brain")
     values = canonical.resample_like(painted.numpy(), found.pose, scan.stored.shape, scan.affine)

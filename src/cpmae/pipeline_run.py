@@ -80,7 +80,7 @@ def deidentify_run(
     looked = steps.look_at_brain(mean, found)
     head = head or steps.draw(model, mean, found, looked, options.region, generator)
     step = 2 if float(voxel_sizes(run.affine).min()) >= COARSE_MM else 1
-    layers = paint_shares(model, head.field, generator, step)
+    layers = paint_shares(model, head.field, looked.conformed.mask, generator, step)
     shares = np.stack([canonical.resample_like(x.numpy(), found.pose, run.shape, run.affine) for x in layers])
     depth = brain_depth(found.mask, voxel_sizes(run.affine))
 
