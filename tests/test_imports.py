@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "cpmae"
 LEVELS = [
-    {"__main__", "cli", "cli_train"},
+    {"__main__", "cli", "cli_evaluate", "cli_train"},
     {"training", "evaluation"},
     {"files"},
     {"pipeline"},

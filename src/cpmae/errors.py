@@ -31,3 +31,7 @@ class DeviceError(CpmaeError, ValueError):
 
 class MissingExtraError(CpmaeError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
+
+
+class MethodError(CpmaeError, RuntimeError):
+    """A method or a segmenter that is being evaluated failed on a scan."""
