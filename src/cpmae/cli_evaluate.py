@@ -116,6 +116,46 @@ def downstream(
     _say(results, out)
 
 
+@evaluate.command()
+def sensitivity(
+    out: Out,
+    scans: Scans = None,
+    synthetic: Synthetic = None,
+    factors: Annotated[
+        str | None,
+        typer.Option(help="Which factors, parts of their names separated by commas: mask, voxel, noise, ..."),
+    ] = None,
+    attackers: Annotated[str | None, typer.Option(help="Which attackers, separated by commas: SQN and dlib.")] = None,
+    segmenters: Annotated[str | None, typer.Option(help="Which segmenters, separated by commas: deepbet.")] = None,
+    meshnets: Meshnets = None,
+    label_maps: LabelMaps = None,
+    weights: Weights = None,
+    brain_extractor: BrainExtractor = "deepbet",
+    pattern: Pattern = "*.nii*",
+    workers: Workers = None,
+    seed: Seed = 0,
+    quick: Quick = False,
+) -> None:
+    """How wrong may the brain mask be, and how unusual the scan? Promises, attackers and segmenters as curves."""
+    from cpmae.evaluation.runs import Options, run_sensitivity
+
+    _one_population(scans, synthetic)
+    options = Options(out, None, (), label_maps, None, weights, brain_extractor, workers, seed, quick)
+    with _progress() as tell:
+        results = run_sensitivity(
+            options,
+            scans or (),
+            synthetic,
+            _names(factors),
+            _names(attackers),
+            _names(segmenters),
+            meshnets,
+            pattern,
+            tell,
+        )
+    _say(results, out)
+
+
 def _one_population(scans: object, synthetic: int | None) -> None:
     if scans and synthetic is not None:
         raise typer.BadParameter("give SCANS or --synthetic, not both")

@@ -141,19 +141,20 @@ def cpmae(head: Head, seed: int, weights: Path | None = None) -> Volume:
     """CP-MAE: this package."""
     from cpmae import pipeline
 
-    result = pipeline.deidentify(head.volume, brain_mask=head.brain, seed=seed, weights=_model(weights))
+    result = pipeline.deidentify(head.volume, brain_mask=head.brain, seed=seed, weights=cpmae_model(weights))
     return result.image.scaled()
 
 
 @lru_cache(maxsize=1)
-def _model(weights: Path | None) -> "HeadModel":
+def cpmae_model(weights: Path | None) -> "HeadModel":
+    """A weight file's model, or the package's own; the last one is kept."""
     from cpmae.models import checkpoint
 
     return checkpoint.load(weights)
 
 
 def _sha256(weights: Path | None) -> str:
-    return _model(weights).sha256
+    return cpmae_model(weights).sha256
 
 
 def _face_mask(head: Head, seed: int) -> Volume:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpmae.errors import OutputError, ScanError
+from cpmae.errors import MethodError, OutputError, ScanError
 from cpmae.evaluation import attackers, baselines, identities, population, report
 from cpmae.evaluation.attack_network import NetworkSettings
 from cpmae.evaluation.attackers import Training
@@ -19,6 +19,7 @@ from cpmae.evaluation.work import Cache
 Tell = Callable[[str], None]
 QUICK_IDENTITIES = 8
 QUICK_SCANS = 2
+SENSITIVITY_ATTACKERS = ("SQN", "dlib")
 QUICK_SEGMENTERS = ("deepbet",)
 QUICK_METHODS = ("ORIGINAL", "BLACK", "CP-MAE")
 
@@ -151,6 +152,59 @@ def run_downstream(
     data = sources | scan_hashes([s for pair in pairs for s in pair if s is not None])
     results = Results("downstream", settings, data, who, skipped=skipped + left_out)
     downstream(pairs, methods, chosen, options.cache, options.seed, options.processes, results, options.out, tell)
+    report.write(results, options.out)
+    return results
+
+
+def run_sensitivity(
+    options: Options,
+    scans: Sequence[Path],
+    synthetic: int | None,
+    factors: Sequence[str] | None,
+    attacker_names: Sequence[str] | None,
+    segmenter_names: Sequence[str] | None,
+    meshnets: Path | None,
+    pattern: str,
+    tell: Tell,
+) -> Results:
+    """`cpmae evaluate sensitivity`.
+
+    Args:
+        scans, synthetic, segmenter_names, meshnets, pattern: as for `run_downstream`; deepbet alone by default.
+        factors: parts of the names in `perturb.FACTORS`; None for all.
+        attacker_names: SQN and dlib by default.
+
+    Raises:
+        CpmaeError: a scan's path, a name or the folder is not usable.
+    """
+    from cpmae.evaluation import perturb, segmenters
+    from cpmae.evaluation.sensitivity import sensitivity
+
+    names = attackers.known(SENSITIVITY_ATTACKERS if attacker_names is None else attacker_names)
+    chosen, skipped = segmenters.resolve(segmenter_names or QUICK_SEGMENTERS, (), meshnets)
+    wanted = [f for f in perturb.FACTORS if factors is None or any(part.lower() in f.lower() for part in factors)]
+    if not wanted:
+        raise MethodError(f"no factor is named {factors}, choose among {', '.join(perturb.FACTORS)}")
+    conditions = perturb.conditions(wanted, quick=options.quick)
+    make_folder(options.out)
+    recipe = identities.prepare(options.label_maps, options.out / "cache", options.seed)
+    if scans:
+        tested = [population.file_scan(f, options.brain_extractor) for f in files_of(scans, pattern)]
+        who = f"{len(tested)} scans."
+    else:
+        count = synthetic or (QUICK_SCANS if options.quick else 20)
+        tested = [p.probe for p in population.synthetic(recipe, range(count))]
+        who = f"{count} synthetic identities, {sentence(recipe)}"
+    settings = settings_of(options, []) | {
+        "scans": len(tested),
+        "factors": wanted,
+        "attackers": names,
+        "segmenters": [s.name for s in chosen],
+        "weights": baselines.cpmae_model(options.weights).sha256,
+    }
+    results = Results("sensitivity", settings, dict(recipe.sources) | scan_hashes(tested), who, skipped=skipped)
+    training = training_of(options, recipe)
+    sensitivity(tested, conditions, chosen, names, options.weights, training, results, tell)
     report.write(results, options.out)
     return results
 
