@@ -37,6 +37,13 @@ BrainExtractor = Annotated[str, typer.Option(metavar="NAME", help="What finds th
 Pattern = Annotated[str, typer.Option(help="Which files of a folder are scans.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; by default one a core.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of identities, heads and attackers.")]
+TrainingIdentities = Annotated[
+    int | None, typer.Option(min=4, help="Identities that SQN learns from, in no test: 400, quick 32.")
+]
+AdaptiveIdentities = Annotated[
+    int | None, typer.Option(min=4, help="Identities that the adaptive SQN learns from: 60, quick 8.")
+]
+TrainingSteps = Annotated[int | None, typer.Option(min=1, help="Steps that SQN learns for: 1200, quick 150.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Few identities and small attackers: minutes, not hours.")]
 
 
@@ -60,6 +67,9 @@ def reidentify(
     pattern: Pattern = "*.nii*",
     workers: Workers = None,
     seed: Seed = 0,
+    training_identities: TrainingIdentities = None,
+    adaptive_identities: AdaptiveIdentities = None,
+    training_steps: TrainingSteps = None,
     quick: Quick = False,
 ) -> None:
     """Can people be recognised after de-identification? Attackers against methods, with intervals and chance level."""
@@ -67,7 +77,19 @@ def reidentify(
 
     _one_population(scans, synthetic)
     options = Options(
-        out, _names(methods), method or (), label_maps, shells, weights, brain_extractor, workers, seed, quick
+        out,
+        _names(methods),
+        method or (),
+        label_maps,
+        shells,
+        weights,
+        brain_extractor,
+        workers,
+        seed,
+        quick,
+        training_identities,
+        adaptive_identities,
+        training_steps,
     )
     with _progress() as tell:
         results = run_reidentify(options, scans, synthetic, _names(attackers), pattern, tell)
@@ -134,13 +156,29 @@ def sensitivity(
     pattern: Pattern = "*.nii*",
     workers: Workers = None,
     seed: Seed = 0,
+    training_identities: TrainingIdentities = None,
+    training_steps: TrainingSteps = None,
     quick: Quick = False,
 ) -> None:
     """How wrong may the brain mask be, and how unusual the scan? Promises, attackers and segmenters as curves."""
     from cpmae.evaluation.runs import Options, run_sensitivity
 
     _one_population(scans, synthetic)
-    options = Options(out, None, (), label_maps, None, weights, brain_extractor, workers, seed, quick)
+    options = Options(
+        out,
+        None,
+        (),
+        label_maps,
+        None,
+        weights,
+        brain_extractor,
+        workers,
+        seed,
+        quick,
+        training_identities,
+        None,
+        training_steps,
+    )
     with _progress() as tell:
         results = run_sensitivity(
             options,

@@ -10,10 +10,10 @@ from cpmae.errors import MethodError
 from cpmae.evaluation import attack_face, attack_network, attack_volume
 from cpmae.evaluation.attack_network import NetworkSettings, SimilarityNetwork
 from cpmae.evaluation.baselines import METHODS, Method
-from cpmae.evaluation.features import FeatureTask, compute_features, feature_key
+from cpmae.evaluation.features import VERSION, FeatureTask, compute_features, feature_key
 from cpmae.evaluation.identities import Recipe, silhouettes
 from cpmae.evaluation.population import TRAINING_NUMBER, Person, synthetic
-from cpmae.evaluation.render import VIEWS, brain_frame, framed_surface, render_views
+from cpmae.evaluation.render import SIZE, VIEWS, brain_frame, framed_surface, render_views
 from cpmae.evaluation.work import Arrays, Cache, Failure, digest, run_all
 
 ATTACKERS = {
@@ -155,7 +155,7 @@ def _seed_of(person: Person, seed: int) -> int:
 
 def _silhouette_pictures(task: tuple[Recipe, int, Cache]) -> None:
     recipe, number, cache = task
-    if cache.path("silhouette", number=number, **recipe.settings()).exists():
+    if cache.path("silhouette", version=VERSION, number=number, **recipe.settings()).exists():
         return
     from cpmae import canonical
 
@@ -163,11 +163,13 @@ def _silhouette_pictures(task: tuple[Recipe, int, Cache]) -> None:
     pictures = []
     for head in heads:
         frame = brain_frame(canonical.align(head.brain, head.volume.affine))
-        pictures.append(render_views(framed_surface(head.volume, frame), VIEWS[:3]))
-    cache.save({"first": pictures[0], "second": pictures[1]}, "silhouette", number=number, **recipe.settings())
+        pictures.append(render_views(framed_surface(head.volume, frame), VIEWS[:3], SIZE // 2))
+    cache.save(
+        {"first": pictures[0], "second": pictures[1]}, "silhouette", version=VERSION, number=number, **recipe.settings()
+    )
 
 
 def _kept_pictures(recipe: Recipe, number: int, cache: Cache) -> tuple[NDArray, NDArray]:
-    kept = cache.load("silhouette", number=number, **recipe.settings())
+    kept = cache.load("silhouette", version=VERSION, number=number, **recipe.settings())
     assert kept is not None
     return kept["first"], kept["second"]

@@ -107,15 +107,18 @@ def identity(recipe: Recipe, number: int) -> tuple[Head, Head]:
 
 
 def silhouettes(recipe: Recipe, number: int) -> tuple[Head, Head]:
-    """The same two heads as far as their outer surface goes, at 2 mm and in a second instead of twenty.
+    """Two scans of an identity as far as the outer surface goes, at 2 mm and in half a second instead of twenty.
 
-    With label maps tissue has one intensity. Where a scan's skin is darker than its air is noisy, it looks otherwise.
+    For attackers to learn from. With label maps all tissue has one intensity, and the warp is this module's own.
     """
     if recipe.source == "example head":
         return identity(recipe, number)
     rng = np.random.default_rng([recipe.seed, number])
-    person = synth.warp(_load(recipe.heads[int(rng.integers(len(recipe.heads)))])["anatomy"], rng)
-    return _silhouette(person, rng), _silhouette(synth.warp(person, rng, RESCAN), rng)
+    head = _outline(recipe.heads[int(rng.integers(len(recipe.heads)))])
+    if rng.random() < 0.5:
+        head = head | {"image": head["image"][::-1].copy(), "brain": head["brain"][::-1].copy()}
+    bent = _bent(head, rng, _PERSON)
+    return _rescan(bent, rng), _rescan(_bent(bent, rng, _SESSION), rng)
 
 
 @lru_cache(maxsize=16)
@@ -124,14 +127,13 @@ def _load(path: Path) -> dict[str, NDArray]:
         return dict(file)
 
 
-def _silhouette(values: NDArray[np.uint8], rng: np.random.Generator) -> Head:
-    tissue = torch.from_numpy(((values & anatomy.STRUCTURE) > 0).astype(np.float32))[None, None]
-    mask = torch.from_numpy(((values & anatomy.IN_BRAIN_MASK) > 0).astype(np.float32))[None, None]
-    small = F.avg_pool3d(tissue, 2)[0, 0].numpy() * rng.uniform(0.25, 1.0)
-    noise = rng.normal(0, rng.uniform(0.003, 0.03), (2, *small.shape))
-    image = np.hypot(small + noise[0], noise[1])
-    volume = Volume((image * STORED_UNIT).astype(np.int16), _halved(canonical.GRID_AFFINE))
-    return Head(volume, F.avg_pool3d(mask, 2)[0, 0].numpy() > 0.5)
+@lru_cache(maxsize=16)
+def _outline(path: Path) -> dict[str, NDArray]:
+    """A label map's head as tissue and brain at 2 mm, float32 shares of each voxel."""
+    values = _load(path)["anatomy"]
+    parts = np.stack([(values & anatomy.STRUCTURE) > 0, (values & anatomy.IN_BRAIN_MASK) > 0]).astype(np.float32)
+    image, inside = F.avg_pool3d(torch.from_numpy(parts)[None], 2)[0].numpy()
+    return {"image": image, "brain": inside, "affine": _halved(canonical.GRID_AFFINE)}
 
 
 def _t1w_scan(values: NDArray[np.uint8], rng: np.random.Generator) -> Head:

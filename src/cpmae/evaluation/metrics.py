@@ -61,7 +61,7 @@ def recognise(scores: NDArray, seed: int = 0, resamples: int = 1000) -> Recognit
     rng = np.random.default_rng(seed)
     draws = rng.integers(probes, size=(resamples, probes))
     own, others = _pairs(scores)
-    resampled = [_curve(own[d], others[d]) for d in draws]
+    weights = np.stack([np.bincount(d, minlength=probes) for d in draws]) / probes
     auc, eer = _curve(own, others)
     return Recognition(
         rank1=float(first.mean()),
@@ -69,9 +69,9 @@ def recognise(scores: NDArray, seed: int = 0, resamples: int = 1000) -> Recognit
         rank5=float(fifth.mean()),
         rank5_ci=_rate_interval(fifth, draws),
         auc=auc,
-        auc_ci=_percentiles([r[0] for r in resampled]),
+        auc_ci=_percentiles(_weighted_areas(own, others, weights)),
         eer=eer,
-        eer_ci=_percentiles([r[1] for r in resampled]),
+        eer_ci=_percentiles(_weighted_errors(own, others, weights)),
         chance=1 / gallery,
         n=probes,
     )
@@ -106,9 +106,32 @@ def _curve(own: NDArray, others: NDArray) -> tuple[float, float]:
     found = np.concatenate([[0], np.cumsum(is_own)[last_of_tie] / len(own)])
     false = np.concatenate([[0], np.cumsum(~is_own)[last_of_tie] / len(others)])
     difference = (1 - found) - false  # falls from 1 to -1
-    at = int(np.argmax(difference <= 0))
+    at = int(np.argmax(difference <= 1e-12))
     share = difference[at - 1] / (difference[at - 1] - difference[at])
     return float(np.trapezoid(found, false)), float(false[at - 1] + share * (false[at] - false[at - 1]))
+
+
+def _weighted_areas(own: NDArray, others: NDArray, weights: NDArray) -> NDArray:
+    """Areas of resampled identities, (resamples,); `weights` (resamples, probes) says how often each was drawn."""
+    rows = np.sort(others, axis=1)
+    below = np.stack([np.searchsorted(r, own, "left") + np.searchsorted(r, own, "right") for r in rows]) / 2
+    return np.einsum("rj,ji,ri->r", weights, below / others.shape[1], weights, optimize=True)
+
+
+def _weighted_errors(own: NDArray, others: NDArray, weights: NDArray) -> NDArray:
+    """Equal error rates of resampled identities, (resamples,), from the curve at 500 thresholds."""
+    values = np.unique(np.concatenate([own, others.ravel()]))[::-1]
+    thresholds = values[np.unique(np.linspace(0, len(values) - 1, 500).astype(int))]
+    rows = np.sort(others, axis=1)
+    false = np.stack([1 - np.searchsorted(r, thresholds, "left") / others.shape[1] for r in rows])
+    found = (own[:, None] >= thresholds).astype(np.float64)
+    start = np.zeros((len(weights), 1))
+    false, found = (np.concatenate([start, weights @ a], axis=1) for a in (false, found))
+    difference = 1 - found - false
+    at = np.argmax(difference <= 1e-12, axis=1)
+    row = np.arange(len(weights))
+    before, after = difference[row, at - 1], difference[row, at]
+    return false[row, at - 1] + before / (before - after) * (false[row, at] - false[row, at - 1])
 
 
 def _pairs(scores: NDArray) -> tuple[NDArray, NDArray]:

@@ -1,4 +1,4 @@
-"""What can go wrong before de-identification: brain masks that are wrong, and scans that are unlike those learnt from."""
+"""What can be wrong before de-identification: brain masks, and scans that are unlike those learnt from."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

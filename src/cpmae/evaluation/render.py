@@ -30,9 +30,9 @@ def framed_surface(volume: Volume, frame: NDArray[np.float64]) -> HeadSurface:
     return replace(surface, centre=np.array(_CENTRE_MM), radius=_RADIUS_MM)
 
 
-def render_views(surface: HeadSurface, views: tuple[str, ...] = VIEWS) -> NDArray[np.uint8]:
-    """Grey pictures, (views, `SIZE`, `SIZE`) uint8."""
-    pictures = [render_surface(surface, view, (SIZE, SIZE)) for view in views]
+def render_views(surface: HeadSurface, views: tuple[str, ...] = VIEWS, size: int = SIZE) -> NDArray[np.uint8]:
+    """Grey pictures, (views, `size`, `size`) uint8."""
+    pictures = [render_surface(surface, view, (size, size)) for view in views]
     return np.stack([np.rint(p.astype(np.float32) @ _GREY).astype(np.uint8) for p in pictures])
 
 

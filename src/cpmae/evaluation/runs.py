@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Options:
         workers: processes; one a core if None.
         seed: of everything.
         quick: few identities and small networks.
+        training_identities, adaptive_identities, training_steps: of attackers 1 and 2; by default 400, 60 and 1200, for
+            quick runs 32, 8 and 150.
     """
 
     out: Path
@@ -51,6 +53,9 @@ class Options:
     workers: int | None = None
     seed: int = 0
     quick: bool = False
+    training_identities: int | None = None
+    adaptive_identities: int | None = None
+    training_steps: int | None = None
 
     @property
     def cache(self) -> Cache:
@@ -213,7 +218,9 @@ def training_of(options: Options, recipe: Recipe) -> Training:
     """How much attackers 1 and 2 learn from."""
     quick = NetworkSettings(steps=150, batch=16, width=16, pixels=64, seed=options.seed)
     network = quick if options.quick else NetworkSettings(seed=options.seed)
-    many, adaptive = (32, 8) if options.quick else (400, 60)
+    network = replace(network, steps=options.training_steps or network.steps)
+    many = options.training_identities or (32 if options.quick else 400)
+    adaptive = options.adaptive_identities or (8 if options.quick else 60)
     return Training(recipe, many, adaptive, network, options.cache, options.processes, options.seed)
 
 

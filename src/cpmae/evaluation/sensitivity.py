@@ -108,9 +108,9 @@ def measure(head: Head, mask: NDArray[np.bool_], task: ConditionTask) -> Arrays:
         mask: the brain mask that is given, on its grid.
 
     Returns:
-        `exact`: the result has the scan's numbers in the mask (promise 1); `unleaking`: another outside changes nothing
-        (promise 2); `brain_kept`: share of the true brain's voxels that are kept; `outside_kept_ml`: what the mask keeps
-        besides; a Dice for each segmenter; and what attackers see.
+        `exact`: the result has the scan's numbers in the mask (promise 1); `unleaking`: another outside changes
+        nothing (promise 2); `brain_kept`: share of the true brain's voxels that are kept; `outside_kept_ml`: what
+        the mask keeps besides; a Dice for each segmenter; and what attackers see.
 
     Raises:
         CpmaeError: the pipeline refuses.
