@@ -92,7 +92,8 @@ def run_reidentify(
     names = attackers.known(attacker_names)
     methods, skipped = chosen_methods(options)
     make_folder(options.out)
-    recipe = identities.prepare(options.label_maps, options.out / "cache", options.seed)
+    learns = any(name.startswith("SQN") for name in names)
+    recipe = recipe_of(options, needed=scans is None or learns or options.label_maps is not None)
     if scans is not None:
         people: list[Person] = population.from_folder(scans, pattern, options.brain_extractor)
         who = f"{len(people)} persons with two scans each, in {scans}."
@@ -192,7 +193,7 @@ def run_sensitivity(
         raise MethodError(f"no factor is named {factors}, choose among {', '.join(perturb.FACTORS)}")
     conditions = perturb.conditions(wanted, quick=options.quick)
     make_folder(options.out)
-    recipe = identities.prepare(options.label_maps, options.out / "cache", options.seed)
+    recipe = recipe_of(options, needed=not scans or "SQN" in names)
     if scans:
         tested = [population.file_scan(f, options.brain_extractor) for f in files_of(scans, pattern)]
         who = f"{len(tested)} scans."
@@ -212,6 +213,13 @@ def run_sensitivity(
     sensitivity(tested, conditions, chosen, names, options.weights, training, results, tell)
     report.write(results, options.out)
     return results
+
+
+def recipe_of(options: Options, needed: bool) -> Recipe:
+    """What identities are made from; nothing where none is needed."""
+    if not needed:
+        return Recipe("nothing", (), options.seed, ())
+    return identities.prepare(options.label_maps, options.out / "cache", options.seed)
 
 
 def training_of(options: Options, recipe: Recipe) -> Training:
