@@ -13,12 +13,12 @@ from cpmae.evaluation.work import Arrays
 
 def correlations(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> NDArray[np.float64]:
     """Pearson correlation of the voxels where no brain reaches, (probes, gallery); 0 where a head is constant there."""
-    return _standard(probes, "outside") @ _standard(gallery, "outside").T
+    return _correlated(probes, gallery, "outside")
 
 
 def brain_correlations(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> NDArray[np.float64]:
     """The same of the brain masks: not an attack on a method, but what the kept brain tells by itself."""
-    return _standard(probes, "brain") @ _standard(gallery, "brain").T
+    return _correlated(probes, gallery, "brain")
 
 
 def surface_closeness(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> NDArray[np.float64]:
@@ -38,9 +38,15 @@ def _distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.minimum(np.abs(difference - np.median(difference)), 30.0).mean())
 
 
-def _standard(features: Sequence[Arrays], name: str) -> NDArray[np.float64]:
-    """Mean 0 and length 1 over the voxels that are anything in any head, (N, V)."""
-    rows = np.stack([f[name].ravel() for f in features]).astype(np.float64)
-    rows -= rows.mean(axis=1, keepdims=True)
+def _correlated(probes: Sequence[Arrays], gallery: Sequence[Arrays], name: str) -> NDArray[np.float64]:
+    """Correlation over the voxels that are anything in some head of the gallery."""
+    first, second = (np.stack([f[name].ravel() for f in side]).astype(np.float32) for side in (probes, gallery))
+    where = second.any(axis=0)
+    return (_standard(first[:, where]) @ _standard(second[:, where]).T).astype(np.float64)
+
+
+def _standard(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean 0 and length 1, 0 where a row is constant."""
+    rows = rows - rows.mean(axis=1, keepdims=True)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-9)
+    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-6)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cpmae import canonical
 from cpmae.errors import MethodError
 from cpmae.evaluation import attack_face, attack_network, attack_volume
 from cpmae.evaluation.attack_network import NetworkSettings, SimilarityNetwork
-from cpmae.evaluation.baselines import METHODS, Method
-from cpmae.evaluation.features import VERSION, FeatureTask, compute_features, feature_key
+from cpmae.evaluation.baselines import METHODS, Method, resolve
+from cpmae.evaluation.features import VERSION, FeatureTask, compute_person, feature_key
 from cpmae.evaluation.identities import Recipe, silhouettes
 from cpmae.evaluation.population import TRAINING_NUMBER, Person, synthetic
 from cpmae.evaluation.render import SIZE, VIEWS, brain_frame, framed_surface, render_views
@@ -80,7 +81,7 @@ def similarity_network(training: Training, tell: Callable[[str], None]) -> Simil
         pass
     pictures = [_kept_pictures(*task) for task in tasks]
     pairs = np.stack([p[0] for p in pictures]), np.stack([p[1] for p in pictures])
-    name = attack_network.checkpoint_name(training.network, [training.recipe.settings(), training.identities])
+    name = attack_network.checkpoint_name(training.network, [VERSION, training.recipe.settings(), training.identities])
     return attack_network.train(pairs, training.network, training.cache.folder / name, tell)
 
 
@@ -101,7 +102,7 @@ def adaptive_network(
         raise MethodError(f"{method.name} failed on all but {len(pictures)} of the identities to learn from")
     pairs = np.stack([p[0] for p in pictures]), np.stack([p[1] for p in pictures])
     settings = attack_network.fine_tuning(training.network)
-    what = [training.recipe.settings(), training.identities, method.key, training.seed, len(pictures)]
+    what = [VERSION, training.recipe.settings(), training.identities, method.key, training.seed, len(pictures)]
     name = attack_network.checkpoint_name(settings, what)
     return attack_network.train(pairs, settings, training.cache.folder / name, tell, start), failures
 
@@ -115,16 +116,14 @@ def fill(
     tell: Callable[[str], None],
 ) -> list[Failure]:
     """Compute what is missing in the cache: every method on the probes, ORIGINAL on the gallery."""
-    people = list(people)
-    tasks = []
-    for person in people:
-        tasks.append(FeatureTask(person.probe, tuple(methods), _seed_of(person, seed), cache))
-        tasks.append(FeatureTask(person.gallery, (untouched(),), seed, cache))
-    failures = []
-    for number, failed in run_all(compute_features, tasks, workers, tell, "scans"):
-        scan = tasks[number].scan.name
-        failures += [Failure(scan, step or "reading the scan", reason) for step, reason in failed]
-    return failures
+    tasks = [
+        (
+            FeatureTask(person.probe, tuple(methods), _seed_of(person, seed), cache),
+            FeatureTask(person.gallery, (untouched(),), seed, cache),
+        )
+        for person in people
+    ]
+    return [failure for _, failed in run_all(compute_person, tasks, workers, tell, "people") for failure in failed]
 
 
 def collect(person: Person, method: Method, cache: Cache, seed: int) -> tuple[Arrays | None, Arrays | None]:
@@ -137,8 +136,6 @@ def collect(person: Person, method: Method, cache: Cache, seed: int) -> tuple[Ar
 
 def untouched() -> Method:
     """ORIGINAL, in which the attacker has the gallery."""
-    from cpmae.evaluation.baselines import resolve
-
     return resolve([METHODS[0]], [], None, None)[0][0]
 
 
@@ -157,8 +154,6 @@ def _silhouette_pictures(task: tuple[Recipe, int, Cache]) -> None:
     recipe, number, cache = task
     if cache.path("silhouette", version=VERSION, number=number, **recipe.settings()).exists():
         return
-    from cpmae import canonical
-
     heads = silhouettes(recipe, number)
     pictures = []
     for head in heads:

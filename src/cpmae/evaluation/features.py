@@ -9,11 +9,12 @@ from torch.nn import functional as F
 
 from cpmae import canonical
 from cpmae.canonical import Pose
+from cpmae.errors import CpmaeError
 from cpmae.evaluation.baselines import Method
 from cpmae.evaluation.identities import Head
 from cpmae.evaluation.population import Scan
 from cpmae.evaluation.render import VIEWS, brain_frame, depth_maps, framed_surface, render_views
-from cpmae.evaluation.work import Arrays, Cache
+from cpmae.evaluation.work import Arrays, Cache, Failure
 from cpmae.volume import Volume
 
 VERSION = 1  # of what is kept; another number and nothing kept before is used
@@ -22,7 +23,7 @@ STEP_MM = 4  # of the volumes
 
 @dataclass(frozen=True)
 class FeatureTask:
-    """All methods on one scan: the scan is drawn or read once."""
+    """Methods on one scan, which is drawn or read once."""
 
     scan: Scan
     methods: tuple[Method, ...]
@@ -35,10 +36,13 @@ def feature_key(scan: Scan, method: Method, seed: int) -> dict[str, object]:
     return {"version": VERSION, "scan": scan.key, "method": method.key, "seed": seed}
 
 
-def compute_features(task: FeatureTask) -> list[tuple[str, str]]:
-    """Fill the cache; returns method and reason of what failed, "" for all methods where the scan itself is bad."""
-    from cpmae.errors import CpmaeError
+def compute_person(tasks: tuple[FeatureTask, ...]) -> list[Failure]:
+    """`compute_features` on scans of one person, in one process, since an identity is drawn with all its scans."""
+    return [failure for task in tasks for failure in compute_features(task)]
 
+
+def compute_features(task: FeatureTask) -> list[Failure]:
+    """Fill the cache; what failed."""
     missing = [
         m for m in task.methods if not task.cache.path(task.scan.name, **feature_key(task.scan, m, task.seed)).exists()
     ]
@@ -48,13 +52,13 @@ def compute_features(task: FeatureTask) -> list[tuple[str, str]]:
         head = task.scan.load()
         pose = canonical.align(head.brain, head.volume.affine)
     except CpmaeError as error:
-        return [("", str(error))]
+        return [Failure(task.scan.name, "reading the scan", str(error))]
     failures = []
     for method in missing:
         try:
             result = method(head, task.seed)
         except CpmaeError as error:
-            failures.append((method.name, str(error)))
+            failures.append(Failure(task.scan.name, method.name, str(error)))
             continue
         task.cache.save(features(result, head, pose), task.scan.name, **feature_key(task.scan, method, task.seed))
     return failures

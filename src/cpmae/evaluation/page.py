@@ -58,7 +58,7 @@ def page(results: "Results") -> str:
         parts += ["<h2>Left out</h2>", table([{"what": w, "reason": r} for w, r in results.skipped])]
     parts.append(f"<h2>Failures: {len(results.failures)}</h2>")
     parts += [table([vars(f) for f in results.failures])] if results.failures else ["<p>None.</p>"]
-    settings = ", ".join(f"{k} {v}" for k, v in results.settings.items())
+    settings = ", ".join(f"{k} {v}" for k, v in results.settings.items() if k not in ("method_keys", "network"))
     parts.append(f"<p>cpmae {__version__}; {html.escape(settings)}. All figures are in results.json.</p>")
     head = f'<meta charset="utf-8"><title>cpmae evaluate {results.command}</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"

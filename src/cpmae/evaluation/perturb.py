@@ -109,7 +109,7 @@ def resampled(head: Head, level: str, rng: np.random.Generator) -> tuple[Head, N
         )
         for a in (np.nan_to_num(head.volume.data), head.brain)
     )
-    new = Head(Volume(data.astype(np.int16) if data.max() > 50 else data, affine), mask > 0.5)
+    new = Head(Volume(data.astype(head.volume.data.dtype), affine), mask > 0.5)
     return new, new.brain
 
 

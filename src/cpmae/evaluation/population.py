@@ -92,7 +92,8 @@ def person_of(path: Path) -> str:
 def file_scan(path: Path, brain_extractor: str = "deepbet") -> Scan:
     """A scan in a file; its brain is searched for."""
     key = {"sha256": file_digest(path), "brain_extractor": brain_extractor}
-    return Scan(path.name, key, partial(_read, path, brain_extractor), synthetic=False)
+    name = path.name if path.name.startswith("sub-") else f"{path.parent.name}/{path.name}"
+    return Scan(name, key, partial(_read, path, brain_extractor), synthetic=False)
 
 
 def synthetic_scan(recipe: Recipe, number: int, session: int = 0) -> Scan:

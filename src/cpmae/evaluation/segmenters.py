@@ -99,8 +99,8 @@ def _segmenter(name: str, meshnets: Path | None) -> Segmenter:
             package_folder(*EXTRACTOR_PACKAGES[name])
         return Segmenter(name, partial(_extract, extractor=EXTRACTORS[name]), {1: "brain"}, key)
     if name in MESHNETS:
-        folder = (meshnets or Path("segmenters")) / MESHNETS[name]
-        if not (folder / "model.json").is_file():
+        folder = (meshnets or Path()) / MESHNETS[name]
+        if meshnets is None or not (folder / "model.json").is_file():
             raise MissingExtraError(
                 f"{folder} holds no model.json; give brainchop's folder of MeshNets with --meshnets"
             )

@@ -22,7 +22,7 @@ from cpmae.evaluation.perturb import Condition
 from cpmae.evaluation.population import Scan
 from cpmae.evaluation.report import Results
 from cpmae.evaluation.segmenters import Segmenter
-from cpmae.evaluation.work import Arrays, Cache, Failure, run_all
+from cpmae.evaluation.work import Arrays, Cache, Failure, digest, run_all
 from cpmae.volume import Volume, voxel_volume_ml
 
 REFUSED = "refused"
@@ -86,7 +86,7 @@ def compute_conditions(task: ConditionTask) -> list[Failure]:
     untouched = {f"original_{k}": v for k, v in features(head.volume, head, pose).items()}
     failures = []
     for condition in missing:
-        rng = np.random.default_rng([task.seed, len(condition.factor), len(condition.level)])
+        rng = np.random.default_rng([task.seed, int(digest([condition.factor, condition.level])[:8], 16)])
         try:
             changed, mask = condition.apply(head, rng)
         except CpmaeError as error:
