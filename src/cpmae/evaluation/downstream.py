@@ -60,8 +60,7 @@ def downstream(
 
     Args:
         pairs: each scan that is tested, with a second one of the same person or None.
-        out: folder of the maps: `flips_METHOD_SEGMENTER.nii.gz`, share of scans whose label is another, canonical
-        frame.
+        out: folder of the maps, `flips_METHOD_SEGMENTER.nii.gz`: share of scans whose label is another, canonical frame.
     """
     tasks = [AgreementTask(scan, rescan, tuple(methods), tuple(segmenters), seed, cache) for scan, rescan in pairs]
     for _, failures in run_all(compare_scan, tasks, workers, tell, "scans"):
@@ -93,7 +92,7 @@ def downstream(
     results.tables["structures"] = structure_table(results.rows)
     results.extra["flips"] = {}
     for (method, segmenter_name), maps in flips.items():
-        share = np.mean(maps, axis=0, dtype=np.float32)
+        share = np.asarray(np.mean(maps, axis=0, dtype=np.float32))
         _write_map(share, out / f"flips_{_plain(method)}_{_plain(segmenter_name)}.nii.gz")
         results.extra["flips"][f"{method}, {segmenter_name}"] = flip_figures(maps)
         if share.any():

@@ -73,9 +73,8 @@ def features(volume: Volume, head: Head, pose: Pose) -> Arrays:
         pose: of that brain.
 
     Returns:
-        `renders` (5, 200, 200) uint8; `depth` (N,) float32 mm; `outside` (48, 60, 64) float16, intensity in units
-        of the
-        brain's, 0 where a brain may be; `brain` (48, 60, 64) float16, the brain mask's share of each voxel at true
+        `renders` (5, 200, 200) uint8; `depth` (N,) float32 mm; `outside` (48, 60, 64) float16, intensity in units of
+        the brain's, 0 where a brain may be; `brain` (48, 60, 64) float16, the brain mask's share of each voxel at true
         size.
     """
     surface = framed_surface(volume, brain_frame(pose))

@@ -1,9 +1,8 @@
 """Identities that nobody has: one warp of one head each, scanned twice.
 
-`identity` is all that the rest of the evaluation knows of them. With label maps, an identity is a warp of one of
-them and
-its scans are drawn by the generator that the model is trained from; without, it is a warp of the packaged example head,
-whose brain and contrast are then those of one head.
+`identity` is all that the rest of the evaluation knows of them, and `silhouettes` is for attackers to learn from. With
+label maps, an identity is a warp of one of them, and its scans are drawn by the generator that the model is trained
+from; without, it is a warp of the packaged example head, whose brain and contrast all identities then share.
 """
 
 from dataclasses import dataclass

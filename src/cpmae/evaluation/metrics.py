@@ -1,9 +1,8 @@
 """How well a table of scores recognises people: rank-k rates, area under the ROC curve, equal error rate.
 
-A table is square: row i is a probe (a de-identified scan of identity i), column j the gallery's scan of identity
-j, and a
-larger score means more alike. Ties are broken at random in expectation, so that an attacker who gives everybody
-the same score is exactly at chance.
+Row i of a table is a probe (a de-identified scan of identity i), column j the gallery's scan of identity j, and a larger
+score means more alike. Ties are broken at random in expectation, so that an attacker who gives everybody the same score
+is exactly at chance.
 """
 
 from dataclasses import dataclass
@@ -44,9 +43,8 @@ def recognise(scores: NDArray, seed: int = 0, resamples: int = 1000) -> Recognit
     """All figures of a table of scores.
 
     Args:
-        scores: (probes, gallery) float, probe i is gallery i's identity; a gallery may be longer than the probes
-        are many.
-            -inf where a pair could not be compared; NaN is refused.
+        scores: (probes, gallery) float; probe i and gallery i are one identity, and the gallery may go on after the
+            probes. -inf where a pair could not be compared; NaN is refused.
 
     Raises:
         ValueError: fewer than two identities, more probes than gallery, or NaN.
