@@ -23,7 +23,7 @@ def compare(before: NDArray, after: NDArray, head: Head, pose: canonical.Pose) -
     """Agreement of two label maps, structure by structure.
 
     Returns:
-        `labels`, `dice`, `hd95` (mm), `volume_diff` (share of the volume before) and `voxels` (before), one a structure;
+        `labels`, `dice`, `hd95` (mm), `volume_diff` (share of the volume before) and `voxels` (before) by structure;
         and `flips`: bits of the canonical grid at `MAP_STEP_MM` where the label is another inside the brain.
     """
     affine = head.volume.affine

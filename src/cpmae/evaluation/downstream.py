@@ -60,7 +60,7 @@ def downstream(
 
     Args:
         pairs: each scan that is tested, with a second one of the same person or None.
-        out: folder of the maps, `flips_METHOD_SEGMENTER.nii.gz`: share of scans whose label is another, canonical frame.
+        out: folder of the maps `flips_METHOD_SEGMENTER.nii.gz`: share of scans with another label, canonical frame.
     """
     tasks = [AgreementTask(scan, rescan, tuple(methods), tuple(segmenters), seed, cache) for scan, rescan in pairs]
     for _, failures in run_all(compare_scan, tasks, workers, tell, "scans"):

@@ -1,6 +1,6 @@
 """How well a table of scores recognises people: rank-k rates, area under the ROC curve, equal error rate.
 
-Row i of a table is a probe (a de-identified scan of identity i), column j the gallery's scan of identity j, and a larger
+Row i of a table is a probe (a de-identified scan of identity i), column j the gallery's scan of identity j; a larger
 score means more alike. Ties are broken at random in expectation, so that an attacker who gives everybody the same score
 is exactly at chance.
 """
