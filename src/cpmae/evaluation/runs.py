@@ -194,6 +194,12 @@ def run_sensitivity(
     if not wanted:
         raise MethodError(f"no factor is named {factors}, choose among {', '.join(perturb.FACTORS)}")
     conditions = perturb.conditions(wanted, quick=options.quick)
+    for condition in [c for c in conditions if c.factor == "extractor"]:
+        name = next(n for n, extractor in segmenters.EXTRACTORS.items() if extractor == condition.level)
+        _, reasons = segmenters.resolve([name], (), None)
+        if reasons:
+            skipped += reasons
+            conditions.remove(condition)
     make_folder(options.out)
     recipe = recipe_of(options, needed=not scans or "SQN" in names)
     if scans:
