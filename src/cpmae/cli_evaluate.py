@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from cpmae.evaluation.report import Results
+    from cpmae.evaluation.results import Results
 
 evaluate = typer.Typer(
     no_args_is_help=True, help="Measure what de-identification hides and what it costs, against other methods."

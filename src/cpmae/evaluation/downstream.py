@@ -25,7 +25,7 @@ from cpmae.evaluation.agreement import (
 from cpmae.evaluation.baselines import Method
 from cpmae.evaluation.identities import Head
 from cpmae.evaluation.population import Scan
-from cpmae.evaluation.report import Results
+from cpmae.evaluation.results import Results
 from cpmae.evaluation.segmenters import Segmenter
 from cpmae.evaluation.work import Cache, Failure, run_all
 

@@ -4,16 +4,14 @@ import base64
 import html
 from collections.abc import Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpmae import __version__
 from cpmae.evaluation import plots
-
-if TYPE_CHECKING:
-    from cpmae.evaluation.report import Results
+from cpmae.evaluation.results import Results
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
@@ -31,7 +29,7 @@ _TITLES = {
 }
 
 
-def page(results: "Results") -> str:
+def page(results: Results) -> str:
     """The whole page."""
     parts = [f"<h1>{_TITLES[results.command]}</h1>", f"<p>{html.escape(results.population)}</p>"]
     for title, figure in plots.plots(results):

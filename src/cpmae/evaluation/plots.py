@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cpmae.evaluation.results import Results
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from cpmae.evaluation.report import Results
 
-
-def plots(results: "Results") -> Iterator[tuple[str, bytes]]:
+def plots(results: Results) -> Iterator[tuple[str, bytes]]:
     """Title and PNG of every plot of a run."""
     if not results.rows:
         return

@@ -13,7 +13,7 @@ from cpmae.evaluation.attackers import Training
 from cpmae.evaluation.baselines import Method
 from cpmae.evaluation.metrics import recognise
 from cpmae.evaluation.population import Person
-from cpmae.evaluation.report import Results
+from cpmae.evaluation.results import Results
 from cpmae.evaluation.work import Arrays, Cache
 
 Tell = Callable[[str], None]

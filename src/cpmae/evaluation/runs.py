@@ -13,7 +13,7 @@ from cpmae.evaluation.attackers import Training
 from cpmae.evaluation.baselines import Method
 from cpmae.evaluation.identities import Recipe
 from cpmae.evaluation.population import Person, Scan
-from cpmae.evaluation.report import Results
+from cpmae.evaluation.results import Results
 from cpmae.evaluation.work import Cache
 
 Tell = Callable[[str], None]

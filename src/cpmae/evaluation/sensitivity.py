@@ -20,7 +20,7 @@ from cpmae.evaluation.metrics import recognise
 from cpmae.evaluation.overlap import mean_dice
 from cpmae.evaluation.perturb import Condition
 from cpmae.evaluation.population import Scan
-from cpmae.evaluation.report import Results
+from cpmae.evaluation.results import Results
 from cpmae.evaluation.segmenters import Segmenter
 from cpmae.evaluation.work import Arrays, Cache, Failure, digest, run_all
 from cpmae.volume import Volume, voxel_volume_ml
