@@ -14,7 +14,7 @@ from cpmae.evaluation.metrics import recognise
 from cpmae.evaluation.work import Arrays, Cache, Failure, run_all
 
 RNG = np.random.default_rng(0)
-TINY = NetworkSettings(steps=60, batch=8, width=4, pixels=32)
+TINY = NetworkSettings(steps=40, batch=8, width=4, pixels=32)
 
 
 def heads(count: int, seed: int) -> list[Arrays]:

@@ -13,7 +13,6 @@ from cpmae import canonical
 from cpmae.evaluation.identities import Head
 from cpmae.evaluation.overlap import dice, hd95
 from cpmae.evaluation.work import Failure
-from cpmae.volume import voxel_sizes
 
 MAP_STEP_MM = 2
 SMALL_VOXELS = 100  # structures up to this size are left out of the worst
@@ -129,11 +128,9 @@ def projections(share: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _flip_map(flipped: NDArray[np.bool_], affine: NDArray[np.float64], pose: canonical.Pose) -> NDArray[np.bool_]:
-    """Flipped voxels on the canonical grid at `MAP_STEP_MM`; a place counts if any voxel about it flipped."""
-    reach = np.maximum(np.rint(MAP_STEP_MM / voxel_sizes(affine)), 1).astype(int)
-    grown = ndimage.maximum_filter(flipped, size=tuple(reach))
+    """Flipped voxels as they are met at every `MAP_STEP_MM` of the canonical grid, so that their share stays."""
     m = np.linalg.inv(affine) @ pose.matrix @ canonical.GRID_AFFINE @ np.diag([*[MAP_STEP_MM] * 3, 1.0])
-    return ndimage.affine_transform(grown.astype(np.uint8), m[:3, :3], m[:3, 3], map_shape(), order=0) > 0
+    return ndimage.affine_transform(flipped.astype(np.uint8), m[:3, :3], m[:3, 3], map_shape(), order=0) > 0
 
 
 def map_shape() -> tuple[int, int, int]:

@@ -22,7 +22,7 @@ def write(results: Results, out: Path) -> None:
     tables = {"rows": results.rows, "details": results.details} | results.tables
     files = {"results.json": json.dumps(results.to_json(), indent=1) + "\n", "report.html": page(results)}
     files |= {f"{name}.csv": _csv(rows) for name, rows in tables.items() if rows}
-    files["failures.csv"] = _csv([vars(f) for f in results.failures])
+    files["failures.csv"] = _csv([vars(f) for f in results.failures], ["scan", "step", "reason"])
     for name, text in files.items():
         partial = out / f".{name}.partial"
         try:
@@ -32,9 +32,9 @@ def write(results: Results, out: Path) -> None:
             raise OutputError(f"{out / name} cannot be written ({error.strerror}), choose another folder") from error
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
+def _csv(rows: Sequence[dict[str, Any]], names: Sequence[str] = ()) -> str:
     stream = StringIO()
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = names or list(dict.fromkeys(name for row in rows for name in row))
     writer = csv.DictWriter(stream, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
