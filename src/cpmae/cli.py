@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from cpmae import __version__
 from cpmae.cli_bids import BidsCommand, bids
+from cpmae.cli_evaluate import evaluate
 from cpmae.cli_train import train
 from cpmae.errors import CpmaeError
 
@@ -46,6 +47,7 @@ class _Sentences(TyperGroup):
 
 app = typer.Typer(cls=_Sentences, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(train, name="train")
+app.add_typer(evaluate, name="evaluate")
 
 
 def main() -> None:

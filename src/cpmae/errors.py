@@ -39,3 +39,7 @@ class ClusterError(CpmaeError, OSError):
 
 class SettingsError(CpmaeError, ValueError):
     """A file of settings, or a combination of them, cannot be used."""
+
+
+class MethodError(CpmaeError, RuntimeError):
+    """A method or a segmenter that is being evaluated failed on a scan."""

@@ -15,7 +15,13 @@ from cpmae.volume import Volume, voxel_sizes
 
 BACKGROUND = (12, 12, 14)
 _CLAY = np.array([0.93, 0.86, 0.80], np.float32)
-_VIEWS = {"front": (0.0, 0.0), "left": (90.0, 0.0), "right": (-90.0, 0.0), "three-quarter": (40.0, 8.0)}
+_VIEWS = {
+    "front": (0.0, 0.0),
+    "left": (90.0, 0.0),
+    "right": (-90.0, 0.0),
+    "three-quarter": (40.0, 8.0),
+    "three-quarter right": (-40.0, 8.0),
+}
 _STEP_MM = 1.0
 _BLOCK_MM = 4.0  # edge of the coarse grid's blocks that tell rays how far they may leap
 
@@ -50,7 +56,8 @@ def render_head(
 
     Args:
         volume: any dtype, orientation and voxel size; larger values are tissue, smaller ones air.
-        view: "front", "left" and "right" (the head's side that is shown) or "three-quarter" (from its front left).
+        view: "front", "left" and "right" (the head's side that is shown), "three-quarter" (from its front left) or
+            "three-quarter right".
         size: (height, width) in pixels.
         threshold: intensity between air and skin; by default found from the histogram.
 

@@ -1,0 +1,170 @@
+"""Every attacker on every method: from the features of probes and gallery to tables of scores."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpmae import canonical
+from cpmae.errors import MethodError
+from cpmae.evaluation import attack_face, attack_network, attack_volume
+from cpmae.evaluation.attack_network import NetworkSettings, SimilarityNetwork
+from cpmae.evaluation.baselines import METHODS, Method, resolve
+from cpmae.evaluation.features import VERSION, FeatureTask, compute_person, feature_key
+from cpmae.evaluation.identities import Recipe, silhouettes
+from cpmae.evaluation.population import TRAINING_NUMBER, Person, synthetic
+from cpmae.evaluation.render import SIZE, VIEWS, brain_frame, framed_surface, render_views
+from cpmae.evaluation.work import Arrays, Cache, Failure, digest, run_all
+
+ATTACKERS = {
+    "SQN": "siamese ResNet18 over renders, trained on other identities' untouched scans",
+    "SQN adaptive": "the same, trained further to match this method's results with untouched scans",
+    "dlib": "face recogniser off the shelf, picture from the front",
+    "volume": "correlation of the voxels where no brain reaches",
+    "surface": "distance of the head's surfaces",
+    "brain": "no attack on a method: what the kept brain's shape tells by itself",
+}
+_VOLUME = {
+    "volume": attack_volume.correlations,
+    "surface": attack_volume.surface_closeness,
+    "brain": attack_volume.brain_correlations,
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """How attackers 1 and 2 are taught.
+
+    Attributes:
+        recipe: of the identities, which are never in a test.
+        identities: for attacker 1, as silhouettes.
+        adaptive_identities: for attacker 2, as whole scans through the method.
+        network: settings of attacker 1; attacker 2 goes on from there.
+        cache: where pictures and networks are kept.
+        workers: processes.
+        seed: given to methods.
+    """
+
+    recipe: Recipe
+    identities: int
+    adaptive_identities: int
+    network: NetworkSettings
+    cache: Cache
+    workers: int
+    seed: int
+
+
+def known(names: Sequence[str] | None) -> list[str]:
+    """Attackers by their names in any case, all for None.
+
+    Raises:
+        MethodError: there is none of that name.
+    """
+    lower = {a.lower(): a for a in ATTACKERS}
+    for name in names or ():
+        if name.strip().lower() not in lower:
+            raise MethodError(f"there is no attacker {name!r}, choose among {', '.join(ATTACKERS)}")
+    return [lower[n.strip().lower()] for n in names] if names is not None else list(ATTACKERS)
+
+
+def simple_scores(attacker: str, probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> NDArray:
+    """Scores of an attacker that learns nothing from pictures: "volume", "surface" or "brain"."""
+    return _VOLUME[attacker](probes, gallery)
+
+
+def similarity_network(training: Training, tell: Callable[[str], None]) -> SimilarityNetwork:
+    """Attacker 1: taught on silhouettes of identities that are in no test."""
+    numbers = range(TRAINING_NUMBER, TRAINING_NUMBER + training.identities)
+    tasks = [(training.recipe, number, training.cache) for number in numbers]
+    for _ in run_all(_silhouette_pictures, tasks, training.workers, tell, "pictures to learn from"):
+        pass
+    pictures = [_kept_pictures(*task) for task in tasks]
+    pairs = np.stack([p[0] for p in pictures]), np.stack([p[1] for p in pictures])
+    name = attack_network.checkpoint_name(training.network, [VERSION, training.recipe.settings(), training.identities])
+    return attack_network.train(pairs, training.network, training.cache.folder / name, tell)
+
+
+def adaptive_network(
+    method: Method, training: Training, start: SimilarityNetwork, tell: Callable[[str], None]
+) -> tuple[SimilarityNetwork, list[Failure]]:
+    """Attacker 2: attacker 1 taught on to match results of a method with other scans of the same identities.
+
+    Raises:
+        MethodError: the method failed on all but a few of the identities.
+    """
+    first = TRAINING_NUMBER * 2
+    people = synthetic(training.recipe, range(first, first + training.adaptive_identities))
+    failures = fill(people, [method], training.cache, training.seed, training.workers, tell)
+    found = [(collect(p, method, training.cache, training.seed)) for p in people]
+    pictures = [(probe["renders"], other["renders"]) for probe, other in found if probe and other]
+    if len(pictures) < 4:
+        raise MethodError(f"{method.name} failed on all but {len(pictures)} of the identities to learn from")
+    pairs = np.stack([p[0] for p in pictures]), np.stack([p[1] for p in pictures])
+    settings = attack_network.fine_tuning(training.network)
+    what = [VERSION, training.recipe.settings(), training.identities, method.key, training.seed, len(pictures)]
+    name = attack_network.checkpoint_name(settings, what)
+    return attack_network.train(pairs, settings, training.cache.folder / name, tell, start), failures
+
+
+def fill(
+    people: Iterable[Person],
+    methods: Sequence[Method],
+    cache: Cache,
+    seed: int,
+    workers: int,
+    tell: Callable[[str], None],
+) -> list[Failure]:
+    """Compute what is missing in the cache: every method on the probes, ORIGINAL on the gallery."""
+    tasks = [
+        (
+            FeatureTask(person.probe, tuple(methods), _seed_of(person, seed), cache),
+            FeatureTask(person.gallery, (untouched(),), seed, cache),
+        )
+        for person in people
+    ]
+    return [failure for _, failed in run_all(compute_person, tasks, workers, tell, "people") for failure in failed]
+
+
+def collect(person: Person, method: Method, cache: Cache, seed: int) -> tuple[Arrays | None, Arrays | None]:
+    """Features of a person's probe after a method, and of the gallery's scan; None where they failed."""
+    return (
+        cache.load(person.probe.name, **feature_key(person.probe, method, _seed_of(person, seed))),
+        cache.load(person.gallery.name, **feature_key(person.gallery, untouched(), seed)),
+    )
+
+
+def untouched() -> Method:
+    """ORIGINAL, in which the attacker has the gallery."""
+    return resolve([METHODS[0]], [], None, None)[0][0]
+
+
+def recogniser_scores(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> tuple[NDArray, float]:
+    """Attacker 3, with the share of probes that show a face."""
+    found = attack_face.face_scores(probes, gallery)
+    return found.scores, found.detected
+
+
+def _seed_of(person: Person, seed: int) -> int:
+    """A seed of its own for each probe: one head for everybody would be no fair test."""
+    return seed + int(digest(person.name)[:8], 16)
+
+
+def _silhouette_pictures(task: tuple[Recipe, int, Cache]) -> None:
+    recipe, number, cache = task
+    if cache.path("silhouette", version=VERSION, number=number, **recipe.settings()).exists():
+        return
+    heads = silhouettes(recipe, number)
+    pictures = []
+    for head in heads:
+        frame = brain_frame(canonical.align(head.brain, head.volume.affine))
+        pictures.append(render_views(framed_surface(head.volume, frame), VIEWS[:3], SIZE // 2))
+    cache.save(
+        {"first": pictures[0], "second": pictures[1]}, "silhouette", version=VERSION, number=number, **recipe.settings()
+    )
+
+
+def _kept_pictures(recipe: Recipe, number: int, cache: Cache) -> tuple[NDArray, NDArray]:
+    kept = cache.load("silhouette", version=VERSION, number=number, **recipe.settings())
+    assert kept is not None
+    return kept["first"], kept["second"]

@@ -1,0 +1,169 @@
+"""What is compared: methods from a scan with its brain to a scan on the same grid, named as in the paper."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+
+from cpmae.errors import CpmaeError, MethodError, MissingExtraError
+from cpmae.evaluation.commands import package_folder, parse_command, require, run_command, run_words
+from cpmae.evaluation.facemask import face_mask
+from cpmae.evaluation.identities import Head
+from cpmae.evaluation.work import file_digest
+from cpmae.volume import Volume
+
+if TYPE_CHECKING:
+    from cpmae.models.head import HeadModel
+
+METHODS = ("ORIGINAL", "BLACK", "QUICKSHEAR", "DEFACE", "FACE MASK", "AFNI REFACE", "CP-MAE")
+SHELL_FILES = ("MNI152_2009_SSW.nii.gz", "refacer_shell_sym211.nii.gz", "MNI152_2009_SSW_weight.nii.gz")
+Run = Callable[[Head, int], Volume]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to de-identify.
+
+    Attributes:
+        name: as in the tables.
+        run: (head, seed) -> scan on the same grid; picklable.
+        key: what decides its results, as plain values, for the cache.
+    """
+
+    name: str
+    run: Run
+    key: dict[str, Any]
+
+    def __call__(self, head: Head, seed: int) -> Volume:
+        """Apply it.
+
+        Raises:
+            CpmaeError: it failed on this scan.
+        """
+        try:
+            result = self.run(head, seed)
+        except CpmaeError:
+            raise
+        except Exception as error:  # other people's code fails as it likes, and a failure is one of its results
+            raise MethodError(f"{self.name} failed with {type(error).__name__}: {error}") from error
+        if not np.isfinite(result.data).any():
+            raise MethodError(f"{self.name} returned a scan without a finite value")
+        return result
+
+
+def resolve(
+    names: Sequence[str] | None, commands: Sequence[str], shells: Path | None, weights: Path | None
+) -> tuple[list[Method], list[tuple[str, str]]]:
+    """Methods by their names, and those that are not there with the reason.
+
+    Args:
+        names: of `METHODS`, in any case; None takes all.
+        commands: further ones, 'name=command {in} {out}'.
+        shells: folder with AFNI's average shell, for AFNI REFACE.
+        weights: of CP-MAE; the package's own if None.
+
+    Raises:
+        MethodError: a name is unknown, or a command has another form.
+    """
+    methods: list[Method] = []
+    skipped: list[tuple[str, str]] = []
+    for name in dict.fromkeys(_known(n) for n in (METHODS if names is None else names)):
+        try:
+            methods.append(_method(name, shells, weights))
+        except MissingExtraError as error:
+            skipped.append((name, str(error)))
+    for text in commands:
+        name, command = parse_command(text)
+        methods.append(Method(name, partial(_command, template=command), {"method": name, "command": command}))
+    return methods, skipped
+
+
+def _known(name: str) -> str:
+    plain = {"".join(c for c in m if c.isalnum()): m for m in METHODS}
+    found = plain.get("".join(c for c in name.upper() if c.isalnum()))
+    if found is None:
+        raise MethodError(f"there is no method {name!r}, choose among {', '.join(METHODS)} or add one with --method")
+    return found
+
+
+def _method(name: str, shells: Path | None, weights: Path | None) -> Method:
+    key: dict[str, Any] = {"method": name}
+    if name == "ORIGINAL":
+        return Method(name, original, key)
+    if name == "BLACK":
+        return Method(name, black, key)
+    if name == "QUICKSHEAR":
+        return Method(name, quickshear, key | {"version": require("quickshear", "quickshear").__version__})
+    if name == "FACE MASK":
+        return Method(name, partial(_face_mask), key)
+    if name == "CP-MAE":
+        from cpmae import __version__
+
+        return Method(
+            name, partial(cpmae, weights=weights), key | {"version": __version__, "weights": _sha256(weights)}
+        )
+    program = str(require("niimath", "niimath").bin)
+    key["program"] = file_digest(Path(program))
+    if name == "DEFACE":
+        data = package_folder("pydeface", "pydeface") / "data"
+        files = [str(data / "mean_reg2mean.nii.gz"), str(data / "facemask.nii.gz")]
+        return Method(name, partial(_words, words=[program, "{in}", "-deface", *files, "{out}"]), key)
+    if shells is None or not all((shells / file).is_file() for file in SHELL_FILES):
+        raise MissingExtraError(
+            f"{', '.join(SHELL_FILES)} are not in {shells or 'a given folder'}; give it with --shells"
+        )
+    files = [str(shells / file) for file in SHELL_FILES]
+    return Method(name, partial(_words, words=[program, "{in}", "-reface", *files, "{out}"]), key)
+
+
+def original(head: Head, seed: int) -> Volume:
+    """ORIGINAL: the scan itself."""
+    return head.volume
+
+
+def black(head: Head, seed: int) -> Volume:
+    """BLACK: all that is not brain is 0, as skull stripping leaves it (MRI WATERSHED in the paper)."""
+    return Volume(np.where(head.brain, head.volume.data, np.zeros(1, head.volume.data.dtype)), head.volume.affine)
+
+
+def quickshear(head: Head, seed: int) -> Volume:
+    """QUICKSHEAR: a half-space before the brain is 0 (Schimke and Hale 2011)."""
+    run = require("quickshear", "quickshear").quickshear
+    image, mask = (nib.Nifti1Image(a, head.volume.affine) for a in (head.volume.data, head.brain.astype(np.uint8)))
+    return Volume(np.asarray(run(image, mask).dataobj), head.volume.affine)
+
+
+def cpmae(head: Head, seed: int, weights: Path | None = None) -> Volume:
+    """CP-MAE: this package."""
+    from cpmae import pipeline
+
+    result = pipeline.deidentify(head.volume, brain_mask=head.brain, seed=seed, weights=cpmae_model(weights))
+    return result.image.scaled()
+
+
+@lru_cache(maxsize=1)
+def cpmae_model(weights: Path | None) -> "HeadModel":
+    """A weight file's model, or the package's own; the last one is kept."""
+    from cpmae.models import checkpoint
+
+    return checkpoint.load(weights)
+
+
+def _sha256(weights: Path | None) -> str:
+    return cpmae_model(weights).sha256
+
+
+def _face_mask(head: Head, seed: int) -> Volume:
+    return face_mask(head.volume, head.brain)
+
+
+def _words(head: Head, seed: int, words: list[str]) -> Volume:
+    return run_words(words, head.volume)
+
+
+def _command(head: Head, seed: int, template: str) -> Volume:
+    return run_command(template, head.volume)

@@ -1,0 +1,108 @@
+"""Other people's programs on one volume: a private temporary folder in, a volume of the same grid out."""
+
+import importlib
+import shlex
+import subprocess
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+import nibabel as nib
+import numpy as np
+
+from cpmae.errors import MethodError, MissingExtraError
+from cpmae.volume import Volume
+
+
+def run_command(template: str, volume: Volume) -> Volume:
+    """Run `template` with {in} and {out} replaced by file names, and read what it wrote.
+
+    Returns:
+        what {out} holds, on the grid of `volume`.
+
+    Raises:
+        MethodError: the command cannot be run, fails, or writes nothing or another grid.
+    """
+    if "{in}" not in template or "{out}" not in template:
+        raise MethodError(f"the command {template!r} lacks {{in}} or {{out}}; put both where the tool wants its files")
+    try:
+        words = shlex.split(template)
+    except ValueError as error:
+        raise MethodError(
+            f"the command {template!r} cannot be split into words ({error}); correct its quotes"
+        ) from error
+    return run_words(words, volume)
+
+
+def run_words(words: list[str], volume: Volume) -> Volume:
+    """`run_command` on words."""
+    with tempfile.TemporaryDirectory(prefix="cpmae-") as folder:  # mode 0700
+        source, target = Path(folder) / "in.nii.gz", Path(folder) / "out.nii.gz"
+        nib.Nifti1Image(volume.data, volume.affine).to_filename(source)
+        words = [w.replace("{in}", str(source)).replace("{out}", str(target)) for w in words]
+        try:
+            done = subprocess.run(
+                words,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        except OSError as error:
+            raise MethodError(f"{words[0]} cannot be started ({error.strerror}); check that it is installed") from error
+        text = " ".join(done.stdout.decode(errors="replace").split())[-300:]
+        if done.returncode:
+            raise MethodError(f"{words[0]} failed with exit code {done.returncode} ({text or 'no message'})")
+        if not target.exists():
+            raise MethodError(f"{words[0]} ended well but wrote no {{out}}; check the command ({text or 'no message'})")
+        return read_like(target, volume, words[0])
+
+
+def read_like(path: Path, volume: Volume, name: str) -> Volume:
+    """A file as a volume that has to lie on the grid of another one."""
+    image = nib.load(path)
+    data = np.asarray(image.dataobj)  # type: ignore[attr-defined]
+    data = data.reshape(data.shape[:3]) if data.ndim > 3 and data.size == np.prod(data.shape[:3]) else data
+    if data.shape != volume.shape or not np.allclose(image.affine, volume.affine, atol=0.01):  # type: ignore[attr-defined]
+        raise MethodError(
+            f"{name} wrote another grid ({data.shape} for {volume.shape}); results must lie on the scan's"
+        )
+    return Volume(data, volume.affine)
+
+
+def parse_command(text: str) -> tuple[str, str]:
+    """`name=command {in} {out}` as name and command.
+
+    Raises:
+        MethodError: it has no such form.
+    """
+    name, separator, command = text.partition("=")
+    if not separator or not name.strip() or "{in}" not in command or "{out}" not in command:
+        raise MethodError(f"{text!r} is not of the form 'name=command {{in}} {{out}}'; write it so")
+    return name.strip(), command.strip()
+
+
+def require(module: str, package: str, extra: str = "evaluate") -> ModuleType:
+    """Import a module of an extra.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(f"{package} is not installed; pip install 'cpmae[{extra}]'") from error
+
+
+def package_folder(module: str, package: str, extra: str = "evaluate") -> Path:
+    """Where a package lies, without importing it.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    found = find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise MissingExtraError(f"{package} is not installed; pip install 'cpmae[{extra}]'")
+    return Path(next(iter(found.submodule_search_locations)))

@@ -1,0 +1,103 @@
+"""What attackers get to see of a scan: pictures of its surface, depths of its surface, and its non-brain voxels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from cpmae import canonical
+from cpmae.canonical import Pose
+from cpmae.errors import CpmaeError
+from cpmae.evaluation.baselines import Method
+from cpmae.evaluation.identities import Head
+from cpmae.evaluation.population import Scan
+from cpmae.evaluation.render import VIEWS, brain_frame, depth_maps, framed_surface, render_views
+from cpmae.evaluation.work import Arrays, Cache, Failure
+from cpmae.volume import Volume
+
+VERSION = 1  # of what is kept; another number and nothing kept before is used
+STEP_MM = 4  # of the volumes
+
+
+@dataclass(frozen=True)
+class FeatureTask:
+    """Methods on one scan, which is drawn or read once."""
+
+    scan: Scan
+    methods: tuple[Method, ...]
+    seed: int
+    cache: Cache
+
+
+def feature_key(scan: Scan, method: Method, seed: int) -> dict[str, object]:
+    """What decides the features of a scan after a method."""
+    return {"version": VERSION, "scan": scan.key, "method": method.key, "seed": seed}
+
+
+def compute_person(tasks: tuple[FeatureTask, ...]) -> list[Failure]:
+    """`compute_features` on scans of one person, in one process, since an identity is drawn with all its scans."""
+    return [failure for task in tasks for failure in compute_features(task)]
+
+
+def compute_features(task: FeatureTask) -> list[Failure]:
+    """Fill the cache; what failed."""
+    missing = [
+        m for m in task.methods if not task.cache.path(task.scan.name, **feature_key(task.scan, m, task.seed)).exists()
+    ]
+    if not missing:
+        return []
+    try:
+        head = task.scan.load()
+        pose = canonical.align(head.brain, head.volume.affine)
+    except CpmaeError as error:
+        return [Failure(task.scan.name, "reading the scan", str(error))]
+    failures = []
+    for method in missing:
+        try:
+            result = method(head, task.seed)
+        except CpmaeError as error:
+            failures.append(Failure(task.scan.name, method.name, str(error)))
+            continue
+        task.cache.save(features(result, head, pose), task.scan.name, **feature_key(task.scan, method, task.seed))
+    return failures
+
+
+def features(volume: Volume, head: Head, pose: Pose) -> Arrays:
+    """See the module's first line.
+
+    Args:
+        volume: a scan, before or after a method.
+        head: the untouched scan with its brain, which gives frame and intensity unit.
+        pose: of that brain.
+
+    Returns:
+        `renders` (5, 200, 200) uint8; `depth` (N,) float32 mm; `outside` (48, 60, 64) float16, intensity in units of
+        the brain's, 0 where a brain may be; `brain` (48, 60, 64) float16, the brain mask's share of each voxel at true
+        size.
+    """
+    surface = framed_surface(volume, brain_frame(pose))
+    unit = canonical.brain_unit(head.volume, head.brain)
+    everything = np.ones(volume.shape, bool)
+    conformed = canonical.conform(Volume(np.asarray(volume.data, np.float32), volume.affine), everything, pose, unit)
+    at_true_size = Pose(brain_frame(pose), pose.overlap, pose.stray_ml)
+    mask = Volume(head.brain.astype(np.float32), volume.affine)
+    brain = canonical.conform(mask, everything, at_true_size, canonical.Unit(0.0, 1.0))
+    return {
+        "renders": render_views(surface, VIEWS),
+        "depth": depth_maps(surface),
+        "outside": (_means(np.clip(conformed.data, 0, 4)) * (~may_be_brain())).astype(np.float16),
+        "brain": _means(brain.data).astype(np.float16),
+    }
+
+
+def may_be_brain() -> NDArray[np.bool_]:
+    """Where any brain reaches, (48, 60, 64) bool; the same for everybody, so that it tells nothing of anybody."""
+    template = torch.from_numpy(canonical.template_brain())[None, None]
+    shape = tuple(n // STEP_MM for n in canonical.GRID_SHAPE)
+    return F.interpolate(template, shape, mode="trilinear", align_corners=False)[0, 0].numpy() > 0.02
+
+
+def _means(data: NDArray[np.float32]) -> NDArray[np.float32]:
+    return F.avg_pool3d(torch.from_numpy(np.ascontiguousarray(data))[None, None], STEP_MM)[0, 0].numpy()

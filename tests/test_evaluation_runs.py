@@ -1,0 +1,206 @@
+"""Whole runs: the files they leave, how they go on, what they do with bad scans; and the conditions of sensitivity."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import phantom
+import pytest
+from conftest import put
+from typer.testing import CliRunner, Result
+
+from cpmae import canonical
+from cpmae.cli import app
+from cpmae.evaluation import identities, perturb
+from cpmae.evaluation.identities import Head
+from cpmae.volume import Volume
+
+ROW = ["method", "attacker", "rank1", "rank1_ci", "rank5", "auc", "eer", "chance", "n"]
+AGREEMENT_ROW = ["method", "segmenter", "structure", "dice", "hd95_mm", "volume_diff", "scan"]
+SEGMENT = """
+import sys, nibabel, numpy
+image = nibabel.load(sys.argv[1])
+data = numpy.asarray(image.dataobj)
+labels = (data > 60).astype("u1") + (data > 140)
+nibabel.Nifti1Image(labels, image.affine).to_filename(sys.argv[2])
+"""
+DATA, BRAIN = phantom.head()
+HEAD = Head(Volume(np.rint(DATA).astype(np.int16), phantom.ras_affine()), BRAIN)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> tuple[Path, str]:
+    """Three persons as phantoms with two scans each, a fourth's unreadable; and an extractor that knows them."""
+    mask = put(tmp_path / "mask.nii.gz", phantom.nifti_bytes_of(BRAIN.astype(np.uint8), phantom.ras_affine()))
+    for number in range(3):
+        for session in (1, 2):
+            rng = np.random.default_rng([number, 0])
+            blocks = np.exp(0.3 * rng.standard_normal((8, 9, 8))).repeat(7, 0).repeat(8, 1).repeat(8, 2)
+            other = np.where(BRAIN, DATA, DATA * blocks)
+            noise = np.random.default_rng([number, session]).normal(0, 2, DATA.shape)
+            stored = np.clip(other + noise, 0, 3000).astype(np.int16)
+            path = tmp_path / "bids" / f"sub-0{number}" / f"sub-0{number}_ses-{session}_T1w.nii"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            put(path, phantom.nifti_bytes_of(stored, phantom.ras_affine()))
+    for session in (1, 2):
+        path = tmp_path / "bids" / "sub-bad" / f"sub-bad_ses-{session}_T1w.nii"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no scan at all")
+    copy = f"command:{sys.executable} -c \"import shutil, sys; shutil.copy('{mask}', sys.argv[2])\" {{input}} {{mask}}"
+    return tmp_path / "bids", copy
+
+
+def test_reidentify_on_a_data_set_writes_all_in_a_page_too_and_goes_on(
+    people: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, extractor = people
+    out = tmp_path / "out"
+    arguments = [folder, "--out", out, "--methods", "original,black", "--attackers", "volume,surface,brain"]
+    arguments += ["--brain-extractor", extractor, "--workers", 1]
+    ran = run("reidentify", *arguments)
+    assert ran.exit_code == 0, ran.output
+    assert "sub-bad_ses-1_T1w.nii" in ran.stderr  # reported, and not fatal
+    found = json.loads((out / "results.json").read_text())
+    assert [list(row) for row in found["rows"]] == [ROW] * 6
+    by = {(r["method"], r["attacker"]): r for r in found["rows"]}
+    assert by["ORIGINAL", "volume"]["rank1"] == 1 and by["ORIGINAL", "volume"]["n"] == 3
+    assert by["BLACK", "volume"]["rank1"] == pytest.approx(1 / 3) == by["BLACK", "volume"]["chance"]
+    assert {f["scan"] for f in found["failures"]} == {"sub-bad_ses-1_T1w.nii", "sub-bad_ses-2_T1w.nii"}
+    assert found["settings"]["seed"] == 0 and found["versions"]["cpmae"] and len(found["data"]) == 8
+    assert (out / "rows.csv").read_text().splitlines()[0] == ",".join(ROW)
+    assert_whole_in_itself_and_without_real_heads(out)
+    # a run that was killed: one item is missing, the others stay as they are
+    items = {p: p.stat().st_mtime_ns for p in (out / "cache").iterdir()}
+    gone = next(p for p in items if "sub-01_ses-1" in p.name)
+    gone.unlink()
+    ran = run("reidentify", *arguments)
+    assert ran.exit_code == 0, ran.output
+    changed = [p for p in (out / "cache").iterdir() if p.stat().st_mtime_ns != items[p]]
+    assert changed == [gone]
+    assert json.loads((out / "results.json").read_text())["rows"] == found["rows"]
+
+
+def assert_whole_in_itself_and_without_real_heads(out: Path) -> None:
+    text = (out / "report.html").read_text()
+    assert "data:image/png;base64," in text
+    assert not re.search(r"(src|href)=\"(?!data:)", text) and "<script" not in text and "@import" not in text
+    assert "Synthetic heads" not in text
+    assert not list(out.rglob("*.png"))
+
+
+def test_downstream_compares_scans_and_rescans(people: tuple[Path, str], tmp_path: Path) -> None:
+    folder, extractor = people
+    script = tmp_path / "segment.py"
+    script.write_text(SEGMENT)
+    out = tmp_path / "out"
+    ran = run("downstream", folder, "--out", out, "--methods", "ORIGINAL,BLACK", "--segmenters", "",
+              "--segmenter", f"levels={sys.executable} {script} {{in}} {{out}}",
+              "--brain-extractor", extractor, "--workers", 1)  # fmt: skip
+    assert ran.exit_code == 0, ran.output
+    found = json.loads((out / "results.json").read_text())
+    assert all(list(row) == AGREEMENT_ROW for row in found["rows"])
+    dices = {m: [r["dice"] for r in found["rows"] if r["method"] == m] for m in ("ORIGINAL", "BLACK", "RESCAN")}
+    assert len(dices["ORIGINAL"]) == 6 and set(dices["ORIGINAL"]) == {1.0}
+    assert 0 < np.mean(dices["BLACK"]) < np.mean(dices["RESCAN"]) < 1
+    assert len(found["failures"]) == 1
+    assert (out / "flips_BLACK_levels.nii.gz").exists() and (out / "structures.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--methods", "pixelate"], "there is no method 'pixelate'"),
+        (["--attackers", "psychic"], "there is no attacker 'psychic'"),
+        (["--method", "x=true"], "is not of the form"),
+        (["--label-maps", "/nowhere"], "holds no label map"),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence(arguments: list[str], says: str, tmp_path: Path) -> None:
+    ran = run("reidentify", "--synthetic", 2, "--out", tmp_path / "out", *arguments)
+    assert ran.exit_code == 1 and says in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_scans_and_synthetic_together_are_refused(tmp_path: Path) -> None:
+    assert run("reidentify", tmp_path, "--synthetic", 2, "--out", tmp_path / "out").exit_code == 2
+    assert run("downstream", tmp_path, "--synthetic", 2, "--out", tmp_path / "out").exit_code == 2
+
+
+def test_identities_are_people_and_rescans_are_no_copies(tmp_path: Path) -> None:
+    recipe = identities.prepare(None, tmp_path, seed=3)
+    one, again = identities.identity(recipe, 0)
+    other, _ = identities.identity(recipe, 1)
+    assert one.volume.shape == again.volume.shape and one.volume.data.dtype == np.int16
+    assert not np.array_equal(one.volume.data, again.volume.data)
+    identities.identity.cache_clear()
+    assert np.array_equal(identities.identity(recipe, 0)[0].volume.data, one.volume.data)  # the number decides
+    depths = [_front(h) for h in (one, again, other)]
+    apart = [np.nanmean(np.abs(d - np.nanmedian(d))) for d in (depths[0] - depths[1], depths[0] - depths[2])]
+    assert apart[0] < 0.6 * apart[1]
+
+
+def _front(head: Head) -> np.ndarray:
+    from cpmae.evaluation.memorisation import face
+    from cpmae.evaluation.render import brain_frame, depth_maps, framed_surface
+
+    frame = brain_frame(canonical.align(head.brain, head.volume.affine))
+    return face(depth_maps(framed_surface(head.volume, frame)))
+
+
+def ml(mask: np.ndarray) -> float:
+    return float(mask.sum()) * float(np.prod(phantom.VOXEL_MM)) / 1000
+
+
+def applied(name: str, level: object) -> tuple[Head, np.ndarray]:
+    return getattr(perturb, name)(HEAD, level, np.random.default_rng(0))
+
+
+def test_masks_are_wrong_as_they_say() -> None:
+    true = HEAD.brain
+    assert (applied("eroded", 4)[1] <= true).all() and ml(applied("eroded", 4)[1]) < 0.9 * ml(true)
+    assert (applied("dilated", 4)[1] >= true).all() and ml(applied("dilated", 4)[1]) > 1.1 * ml(true)
+    assert ml(applied("lobe_cut", 0.2)[1]) == pytest.approx(0.8 * ml(true), rel=0.03)
+    moved = applied("shifted", 10)[1]
+    centres = [np.argwhere(m).mean(axis=0) * phantom.VOXEL_MM for m in (true, moved)]
+    np.testing.assert_allclose(centres[1] - centres[0], [0, 10, 0], atol=1.5)
+    leak = applied("leaked", 12)[1] & ~true
+    assert ml(leak) == pytest.approx(2 * 4 / 3 * np.pi * 12**3 / 1000, rel=0.4)
+    assert np.argwhere(leak)[:, 1].min() > 40  # in front
+
+
+def test_scans_are_unusual_as_they_say() -> None:
+    assert np.linalg.norm(applied("resampled", "1x1x5")[0].volume.affine[:3, :3], axis=0) == pytest.approx([1, 1, 5])
+    coarse = applied("resampled", "5")[0]
+    assert coarse.volume.voxel_sizes == pytest.approx([5, 5, 5])
+    assert coarse.brain.sum() * 125 == pytest.approx(1000 * ml(HEAD.brain), rel=0.1)
+    air = (slice(0, 4),) * 3
+    assert applied("noisy", 0.2)[0].volume.data[air].std() > 2 * HEAD.volume.data[air].std()
+    turned = applied("tilted", 20)[0].volume
+    assert np.array_equal(turned.data, HEAD.volume.data)
+    assert turned.affine[1, 2] == pytest.approx(3 * np.sin(np.deg2rad(20)))
+    assert applied("cut", 60)[0].volume.shape[2] < phantom.SHAPE[2]
+    grey = {k: applied("contrast", k)[0].volume.data for k in ("T2w-like", "FLAIR-like")}
+    ventricle, tissue = (slice(24, 26), slice(34, 38), slice(41, 43)), (slice(14, 18), slice(30, 34), slice(41, 43))
+    assert grey["T2w-like"][ventricle].mean() > grey["T2w-like"][tissue].mean()
+    assert grey["FLAIR-like"][ventricle].mean() < grey["FLAIR-like"][tissue].mean()
+    assert len(perturb.conditions()) > 35 and len(perturb.conditions(quick=True)) == 1 + len(perturb.FACTORS)
+
+
+@pytest.mark.slow
+def test_quick_runs_of_all_three_commands(tmp_path: Path) -> None:
+    """What CI runs where it has minutes: the whole way with the model, no data but the package's own."""
+    runs = (("reidentify", ["--synthetic", 6]), ("downstream", []), ("sensitivity", ["--attackers", "SQN"]))
+    for command, more in runs:
+        out = tmp_path / command
+        ran = run(command, "--quick", "--out", out, *more)
+        assert ran.exit_code == 0, ran.output
+        found = json.loads((out / "results.json").read_text())
+        assert found["rows"] and "packaged example head" in found["population"]
+        assert "Synthetic heads" in (out / "report.html").read_text() or command != "reidentify"
+    for row in found["rows"]:  # promises 1 and 2 hold whatever the mask and the scan
+        assert row["refused"] == 1 or (row["exact"] == 1 and row["unleaking"] == 1), row
