@@ -58,6 +58,22 @@ def test_surfaces_that_differ_by_a_shift_are_close() -> None:
     assert attack_volume.surface_closeness([moved], [one])[0, 0] == pytest.approx(0, abs=1e-3)
 
 
+def test_the_face_attacker_looks_at_the_face_alone() -> None:
+    from cpmae import canonical
+    from cpmae.evaluation.render import face
+
+    x, y, z = (n // 4 for n in canonical.GRID_SHAPE)
+    size = x * z + 2 * y * z + x * y  # front, left and right, top
+    rng = np.random.default_rng(0)
+    one = {"depth": rng.normal(100, 10, size).astype(np.float32)}
+    other = {"depth": rng.normal(100, 10, size).astype(np.float32)}
+    front = other["depth"][: x * z].reshape(x, z)  # a view
+    face(front)[:] = face(one["depth"]) + 5  # another head with the same face, 5 mm behind
+    scores = attackers.simple_scores("face", [other], [one, {"depth": rng.normal(100, 10, size).astype(np.float32)}])
+    assert scores[0, 0] == pytest.approx(0, abs=1e-4) and scores[0, 1] < -5
+    assert attackers.simple_scores("surface", [other], [one])[0, 0] < -5
+
+
 def pictures(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """People as blobs at places of their own, seen twice with noise."""
     rng = np.random.default_rng(seed)

@@ -145,8 +145,7 @@ def test_identities_are_people_and_rescans_are_no_copies(tmp_path: Path) -> None
 
 
 def _front(head: Head) -> np.ndarray:
-    from cpmae.evaluation.memorisation import face
-    from cpmae.evaluation.render import brain_frame, depth_maps, framed_surface
+    from cpmae.evaluation.render import brain_frame, depth_maps, face, framed_surface
 
     frame = brain_frame(canonical.align(head.brain, head.volume.affine))
     return face(depth_maps(framed_surface(head.volume, frame)))

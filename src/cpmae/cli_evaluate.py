@@ -57,7 +57,9 @@ def reidentify(
     methods: Methods = None,
     attackers: Annotated[
         str | None,
-        typer.Option(help="Which attackers, separated by commas: SQN, SQN adaptive, dlib, volume, surface, brain."),
+        typer.Option(
+            help="Which attackers, separated by commas: SQN, SQN adaptive, dlib, volume, surface, face, brain."
+        ),
     ] = None,
     method: Method = None,
     label_maps: LabelMaps = None,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cpmae.evaluation.render import face
 from cpmae.evaluation.work import Arrays
 
 
@@ -26,7 +27,13 @@ def surface_closeness(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> ND
 
     Each map's median difference is taken off first: what a shift of the head explains. -inf where two share no surface.
     """
-    first, second = (np.stack([f["depth"] for f in side]) for side in (probes, gallery))
+    first, second = ([f["depth"] for f in side] for side in (probes, gallery))
+    return np.array([[-_distance(a, b) for b in second] for a in first])
+
+
+def face_closeness(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> NDArray[np.float64]:
+    """`surface_closeness` of the faces alone, seen from the front: cranium and scalp have to follow the brain."""
+    first, second = ([face(f["depth"]) for f in side] for side in (probes, gallery))
     return np.array([[-_distance(a, b) for b in second] for a in first])
 
 

@@ -11,7 +11,7 @@ from cpmae.errors import MethodError
 from cpmae.evaluation import attack_face, attack_network, attack_volume
 from cpmae.evaluation.attack_network import NetworkSettings, SimilarityNetwork
 from cpmae.evaluation.baselines import METHODS, Method, resolve
-from cpmae.evaluation.features import VERSION, FeatureTask, compute_person, feature_key
+from cpmae.evaluation.features import FeatureTask, compute_person, feature_key
 from cpmae.evaluation.identities import Recipe, silhouettes
 from cpmae.evaluation.population import TRAINING_NUMBER, Person, synthetic
 from cpmae.evaluation.render import SIZE, VIEWS, brain_frame, framed_surface, render_views
@@ -23,11 +23,14 @@ ATTACKERS = {
     "dlib": "face recogniser off the shelf, picture from the front",
     "volume": "correlation of the voxels where no brain reaches",
     "surface": "distance of the head's surfaces",
+    "face": "distance of the faces' surfaces alone, which a brain tells least of",
     "brain": "no attack on a method: what the kept brain's shape tells by itself",
 }
+PICTURES_VERSION = 1  # of what networks learn from; another number and they learn again
 _VOLUME = {
     "volume": attack_volume.correlations,
     "surface": attack_volume.surface_closeness,
+    "face": attack_volume.face_closeness,
     "brain": attack_volume.brain_correlations,
 }
 
@@ -69,7 +72,7 @@ def known(names: Sequence[str] | None) -> list[str]:
 
 
 def simple_scores(attacker: str, probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> NDArray:
-    """Scores of an attacker that learns nothing from pictures: "volume", "surface" or "brain"."""
+    """Scores of an attacker that learns nothing from pictures: "volume", "surface", "face" or "brain"."""
     return _VOLUME[attacker](probes, gallery)
 
 
@@ -81,7 +84,9 @@ def similarity_network(training: Training, tell: Callable[[str], None]) -> Simil
         pass
     pictures = [_kept_pictures(*task) for task in tasks]
     pairs = np.stack([p[0] for p in pictures]), np.stack([p[1] for p in pictures])
-    name = attack_network.checkpoint_name(training.network, [VERSION, training.recipe.settings(), training.identities])
+    name = attack_network.checkpoint_name(
+        training.network, [PICTURES_VERSION, training.recipe.settings(), training.identities]
+    )
     return attack_network.train(pairs, training.network, training.cache.folder / name, tell)
 
 
@@ -102,7 +107,7 @@ def adaptive_network(
         raise MethodError(f"{method.name} failed on all but {len(pictures)} of the identities to learn from")
     pairs = np.stack([p[0] for p in pictures]), np.stack([p[1] for p in pictures])
     settings = attack_network.fine_tuning(training.network)
-    what = [VERSION, training.recipe.settings(), training.identities, method.key, training.seed, len(pictures)]
+    what = [PICTURES_VERSION, training.recipe.settings(), training.identities, method.key, training.seed, len(pictures)]
     name = attack_network.checkpoint_name(settings, what)
     return attack_network.train(pairs, settings, training.cache.folder / name, tell, start), failures
 
@@ -152,7 +157,7 @@ def _seed_of(person: Person, seed: int) -> int:
 
 def _silhouette_pictures(task: tuple[Recipe, int, Cache]) -> None:
     recipe, number, cache = task
-    if cache.path("silhouette", version=VERSION, number=number, **recipe.settings()).exists():
+    if cache.path("silhouette", version=PICTURES_VERSION, number=number, **recipe.settings()).exists():
         return
     heads = silhouettes(recipe, number)
     pictures = []
@@ -160,11 +165,15 @@ def _silhouette_pictures(task: tuple[Recipe, int, Cache]) -> None:
         frame = brain_frame(canonical.align(head.brain, head.volume.affine))
         pictures.append(render_views(framed_surface(head.volume, frame), VIEWS[:3], SIZE // 2))
     cache.save(
-        {"first": pictures[0], "second": pictures[1]}, "silhouette", version=VERSION, number=number, **recipe.settings()
+        {"first": pictures[0], "second": pictures[1]},
+        "silhouette",
+        version=PICTURES_VERSION,
+        number=number,
+        **recipe.settings(),
     )
 
 
 def _kept_pictures(recipe: Recipe, number: int, cache: Cache) -> tuple[NDArray, NDArray]:
-    kept = cache.load("silhouette", version=VERSION, number=number, **recipe.settings())
+    kept = cache.load("silhouette", version=PICTURES_VERSION, number=number, **recipe.settings())
     assert kept is not None
     return kept["first"], kept["second"]

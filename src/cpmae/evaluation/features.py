@@ -17,8 +17,9 @@ from cpmae.evaluation.render import VIEWS, brain_frame, depth_maps, framed_surfa
 from cpmae.evaluation.work import Arrays, Cache, Failure
 from cpmae.volume import Volume
 
-VERSION = 1  # of what is kept; another number and nothing kept before is used
+VERSION = 2  # of what is kept; another number and nothing kept before is used
 STEP_MM = 4  # of the volumes
+CLEARANCE_MM = 8  # from where a template brain reaches to what counts as outside of any brain
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def features(volume: Volume, head: Head, pose: Pose) -> Arrays:
 
     Returns:
         `renders` (5, 200, 200) uint8; `depth` (N,) float32 mm; `outside` (48, 60, 64) float16, intensity in units of
-        the brain's, 0 where a brain may be; `brain` (48, 60, 64) float16, the brain mask's share of each voxel at true
-        size.
+        the brain's, 0 where a brain may be or this one is; `brain` (48, 60, 64) float16, the brain mask's share of
+        each voxel at true size.
     """
     surface = framed_surface(volume, brain_frame(pose))
     unit = canonical.brain_unit(head.volume, head.brain)
@@ -84,19 +85,23 @@ def features(volume: Volume, head: Head, pose: Pose) -> Arrays:
     at_true_size = Pose(brain_frame(pose), pose.overlap, pose.stray_ml)
     mask = Volume(head.brain.astype(np.float32), volume.affine)
     brain = canonical.conform(mask, everything, at_true_size, canonical.Unit(0.0, 1.0))
+    own = canonical.conform(mask, everything, pose, canonical.Unit(0.0, 1.0))
+    outside = ~may_be_brain() & (_means(own.data) == 0)
     return {
         "renders": render_views(surface, VIEWS),
         "depth": depth_maps(surface),
-        "outside": (_means(np.clip(conformed.data, 0, 4)) * (~may_be_brain())).astype(np.float16),
+        "outside": (_means(np.clip(conformed.data, 0, 4)) * outside).astype(np.float16),
         "brain": _means(brain.data).astype(np.float16),
     }
 
 
 def may_be_brain() -> NDArray[np.bool_]:
-    """Where any brain reaches, (48, 60, 64) bool; the same for everybody, so that it tells nothing of anybody."""
+    """Where any brain reaches, and `CLEARANCE_MM` more, (48, 60, 64) bool; the same for everybody."""
     template = torch.from_numpy(canonical.template_brain())[None, None]
     shape = tuple(n // STEP_MM for n in canonical.GRID_SHAPE)
-    return F.interpolate(template, shape, mode="trilinear", align_corners=False)[0, 0].numpy() > 0.02
+    reach = 2 * (CLEARANCE_MM // STEP_MM) + 1
+    near = F.max_pool3d(F.interpolate(template, shape, mode="trilinear", align_corners=False), reach, 1, reach // 2)
+    return near[0, 0].numpy() > 0.02
 
 
 def _means(data: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,13 +12,9 @@ from cpmae.evaluation import attackers
 from cpmae.evaluation.attackers import Training
 from cpmae.evaluation.baselines import Method
 from cpmae.evaluation.population import Person
-from cpmae.evaluation.render import brain_frame, depth_maps, framed_surface
+from cpmae.evaluation.render import brain_frame, depth_maps, face, framed_surface
 from cpmae.training import anatomy
 from cpmae.volume import Volume
-
-# the face as seen from the front, canonical mm: between the outer corners of the eyes, from the brow to the chin
-X_MM, Z_MM = (-50, 50), (-110, -15)
-_MAP_STEP_MM = 4
 
 
 def distances(people: Sequence[Person], methods: Sequence[Method], training: Training) -> dict[str, Any] | None:
@@ -55,16 +51,6 @@ def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Mean distance of two faces along the line of sight, in mm, after the shift in depth that brings them closest."""
     difference = (a - b)[np.isfinite(a) & np.isfinite(b)]
     return float(np.abs(difference - np.median(difference)).mean()) if difference.size else float("inf")
-
-
-def face(depth: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The face's part of `render.depth_maps`, (25, 24) float32 mm."""
-    shape = canonical.GRID_SHAPE[0] // _MAP_STEP_MM, canonical.GRID_SHAPE[2] // _MAP_STEP_MM
-    front = depth[: shape[0] * shape[1]].reshape(shape)
-    spans = [
-        slice(*((np.array(mm) + canonical.GRID_ORIGIN[axis]) // _MAP_STEP_MM)) for axis, mm in ((0, X_MM), (2, Z_MM))
-    ]
-    return front[tuple(spans)]
 
 
 def _depth_of(path: Any) -> NDArray[np.float32]:

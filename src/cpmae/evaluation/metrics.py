@@ -148,5 +148,5 @@ def _rate_interval(hits: NDArray[np.float64], draws: NDArray) -> Interval:
 
 
 def _percentiles(values: NDArray | list[float]) -> Interval:
-    low, high = np.percentile(values, [2.5, 97.5])
+    low, high = np.clip(np.percentile(values, [2.5, 97.5]), 0, 1)  # sums of rounded shares may pass 1
     return float(low), float(high)

@@ -14,6 +14,9 @@ VIEWS = ("front", "left", "right", "three-quarter", "three-quarter right")
 SIZE = 200  # pixels an edge
 _CENTRE_MM = (0.0, 10.0, -30.0)  # of the picture, from the brain's middle
 _RADIUS_MM = 120.0
+# the face as seen from the front, canonical mm: between the outer corners of the eyes, from the brow to the chin
+FACE_X_MM, FACE_Z_MM = (-50, 50), (-110, -15)
+_MAP_STEP_MM = 4  # of depth maps
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -57,3 +60,14 @@ def depth_maps(surface: HeadSurface, step_mm: int = 2) -> NDArray[np.float32]:
         depth = np.where(seen.any(axis), seen.argmax(axis) * float(step_mm), np.nan)
         maps.append(depth[::2, ::2].ravel())
     return np.concatenate(maps).astype(np.float32)
+
+
+def face(depth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The face's part of `depth_maps`, (25, 24) float32 mm."""
+    shape = canonical.GRID_SHAPE[0] // _MAP_STEP_MM, canonical.GRID_SHAPE[2] // _MAP_STEP_MM
+    front = depth[: shape[0] * shape[1]].reshape(shape)
+    spans = [
+        slice(*((np.array(mm) + canonical.GRID_ORIGIN[axis]) // _MAP_STEP_MM))
+        for axis, mm in ((0, FACE_X_MM), (2, FACE_Z_MM))
+    ]
+    return front[tuple(spans)]
