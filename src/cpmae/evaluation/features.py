@@ -15,6 +15,7 @@ from cpmae.evaluation.identities import Head
 from cpmae.evaluation.population import Scan
 from cpmae.evaluation.render import VIEWS, brain_frame, depth_maps, framed_surface, render_views
 from cpmae.evaluation.work import Arrays, Cache, Failure
+from cpmae.models import vqvae
 from cpmae.volume import Volume
 
 VERSION = 2  # of what is kept; another number and nothing kept before is used
@@ -105,4 +106,6 @@ def may_be_brain() -> NDArray[np.bool_]:
 
 
 def _means(data: NDArray[np.float32]) -> NDArray[np.float32]:
-    return F.avg_pool3d(torch.from_numpy(np.ascontiguousarray(data))[None, None], STEP_MM)[0, 0].numpy()
+    """Means over blocks of `STEP_MM` of a volume that `canonical.conform` made."""
+    source = torch.from_numpy(np.ascontiguousarray(data))[None, None]
+    return F.avg_pool3d(source, STEP_MM // vqvae.STEP_MM)[0, 0].numpy()

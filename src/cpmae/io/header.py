@@ -69,8 +69,8 @@ def volume_shape(header: Any, name: str) -> tuple[int, int, int]:
         full = tuple(int(n) for n in header["dim"][1 : header["dim"][0] + 1])
         axes = 5 if len(full) > 4 and max(full[4:]) > 1 else 4
         raise ScanError(
-            f"{name} is {axes}-D with shape {full}, which is not taken yet; split it into 3-D volumes, "
-            "with nibabel.four_to_three or fslsplit"
+            f"{name} is {axes}-D with shape {full}, which has no single volume; give the file to `cpmae deidentify`, "
+            "or open it with cpmae.io.forms.open_scan for deidentify_run"
         )
     return shape
 
