@@ -170,8 +170,8 @@ def test_from_image_refuses_what_a_file_would() -> None:
 BAD = {
     "2-D": (numbers("int16", (64, 64)), {}, "not 3-D.*64, 64"),
     "one slice": (numbers("int16", (64, 64, 1)), {}, "not 3-D.*64, 64, 1"),
-    "4-D": (numbers("int16", (*SMALL, 3)), {}, "4-D.*split"),
-    "5-D": (numbers("int16", (*SMALL, 1, 3)), {}, "5-D.*split"),
+    "4-D": (numbers("int16", (*SMALL, 3)), {}, "4-D.*no single volume"),
+    "5-D": (numbers("int16", (*SMALL, 1, 3)), {}, "5-D.*no single volume"),
     "thin": (numbers("int16", (64, 64, 12)), {}, "64, 64, 12.*at least 16"),
     "complex": (np.zeros(SMALL, np.complex64), {}, "complex64.*magnitude"),
     "RGB": (np.zeros(SMALL, np.uint8), {"datatype": 128}, "RGB"),
