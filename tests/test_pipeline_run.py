@@ -49,9 +49,10 @@ def test_every_volume_keeps_its_brain_and_gets_its_own_intensities(tmp_path: Pat
     data, brain = volumes(), phantom.head()[1]
     found = result(put(tmp_path / "run.nii", data), model)
     assert found[brain].tobytes() == data[brain].tobytes()
-    outside = found[~brain].mean(axis=0)
-    # the noise, which is the same in all volumes, lifts dim ones
-    np.testing.assert_allclose(outside / outside[0], np.array(BRIGHTNESS), rtol=0.15)
+    tissue = ~brain & (found[..., 0] > 40)  # in air there is noise alone, which is the same in all volumes
+    assert tissue.sum() > 5_000
+    outside = found[tissue].mean(axis=0)
+    np.testing.assert_allclose(outside / outside[0], np.array(BRIGHTNESS), rtol=0.1)
     heads = [np.corrcoef(found[~brain][:, 0], found[~brain][:, t])[0, 1] for t in (1, 2)]
     assert min(heads) > 0.9  # one head for the whole run
 
