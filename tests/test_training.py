@@ -18,7 +18,7 @@ from cpmae.models import checkpoint
 from cpmae.models.field import control_shape
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.training import anatomy, data, groupwise, population, stages, synth
-from cpmae.training.contrast import draw_contrast
+from cpmae.training.contrast import draw_contrast, tissue_intensities
 from cpmae.training.loop import LoopSettings
 
 EFFORT = groupwise.Effort(1, (10, 0), (10, 0))
@@ -80,6 +80,20 @@ def test_the_atlas_is_symmetric_and_holds_a_brain(people: Path) -> None:
     assert (atlas == TISSUES.index("skin")).sum() > 1e4
 
 
+def test_what_is_doubtful_of_a_head_is_no_part_of_the_template() -> None:
+    shape = tuple(n // 2 for n in canonical.GRID_SHAPE)
+    box = ((-30.0, 30.0), (60.0, 110.0), (-80.0, -30.0))
+    damaged, whole = torch.ones(1, *shape), torch.zeros(1, *shape)
+    weights = [groupwise.belief([box]), groupwise.belief([])]
+    template = groupwise.mean_template([damaged, whole], [torch.zeros(3, *control_shape())] * 2, weights)
+    nose, brain = (
+        tuple((mm + o) // 2 for mm, o in zip(place, canonical.GRID_ORIGIN, strict=True))
+        for place in ((0, 85, -55), (0, 0, 0))
+    )
+    assert template[0][nose] < 0.01
+    assert template[0][brain] == pytest.approx(0.5, abs=0.01)
+
+
 def test_a_population_needs_faces(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 3"):
         stages.make_population([], tmp_path, 1, 0)
@@ -106,6 +120,12 @@ def test_contrast_ties_fat_to_the_brain() -> None:
     muscle, bone, fat = paints[:, 4], paints[:, 9], paints[:, 11]
     assert (fat > muscle).mean() > 0.8
     assert (bone < muscle).mean() > 0.9
+
+
+def test_trains_of_echoes_make_fat_bright() -> None:
+    rng = np.random.default_rng(0)
+    scans = [tissue_intensities("t2", rng) for _ in range(100)]
+    assert np.mean([s["fat"] > s["white matter"] for s in scans]) > 0.5
 
 
 def rows(path: Path) -> list[dict[str, str]]:

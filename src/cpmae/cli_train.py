@@ -1,5 +1,6 @@
 """`cpmae train`: one command a stage."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,10 @@ def synth(
     population: Annotated[Path, typer.Argument(help="Folder for the shape model and the heads (0.2 MB each).")],
     count: Annotated[int, typer.Option(min=1, help="How many heads to draw.")] = 3000,
     leave_out: Annotated[str, typer.Option(help="Names to keep for validation, separated by commas.")] = "",
+    doubtful: Annotated[
+        Path | None,
+        typer.Option(help="JSON: file name to boxes (canonical mm) where that map is damaged; tools/doubtful.json."),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Stage one: from label maps to a shape model and a population of heads that nobody has."""
@@ -30,7 +35,8 @@ def synth(
     maps = [p for p in sorted(label_maps.glob("*.nii*")) if not any(name in p.name for name in left_out)]
     if not maps:
         raise typer.BadParameter(f"no label maps (.nii, .nii.gz) in {label_maps}")
-    stages.make_population(maps, population, count, seed, tell=lambda text: typer.echo(text, err=True))
+    boxes = json.loads(doubtful.read_text()) if doubtful else {}
+    stages.make_population(maps, population, count, seed, boxes, tell=lambda text: typer.echo(text, err=True))
 
 
 @train.command()

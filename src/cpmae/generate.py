@@ -14,7 +14,7 @@ from cpmae.canonical import Conformed
 from cpmae.models.field import GRID_SHAPE, dense, warp_volume
 from cpmae.models.head import HeadModel
 from cpmae.models.mae import known_coarse
-from cpmae.models.paint import paint_labels, soft_edges, texture
+from cpmae.models.paint import paint_labels, texture
 from cpmae.models.palette import brain_depth, brain_profile
 from cpmae.models.tissue import PAINTS
 from cpmae.models.vqvae import COARSE, FINE, STEP_MM, code_shape
@@ -90,7 +90,7 @@ def paint_head(
         GRID_SHAPE float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere.
     """
     atlas = model.atlas.cpu()
-    painted = soft_edges(paint_labels(atlas, paints, *texture(atlas, generator)))
+    painted = paint_labels(atlas, paints, *texture(atlas, generator))
     head = warp_volume(painted[None], dense(field, GRID_SHAPE))[0]
     return head.lerp_(paints[PAINTS.index("bone")], beside_brain(mask, GRID_SHAPE))
 
@@ -110,7 +110,7 @@ def paint_shares(
     atlas, into, beside = model.atlas.cpu(), dense(field, (x, y, z)), beside_brain(mask, (x, y, z))
     fields = texture(atlas, generator)
     for name, paint in zip(PAINTS, torch.eye(len(PAINTS)), strict=True):
-        painted = soft_edges(paint_labels(atlas, paint, *fields))[None]
+        painted = paint_labels(atlas, paint, *fields)[None]
         share = warp_volume(F.avg_pool3d(painted, step) if step > 1 else painted, into)[0]
         yield share.lerp_(torch.tensor(float(name == "bone")), beside)
 

@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,15 @@ def draw(
 
 def load_model(weights: "str | Path | HeadModel | None", device: str) -> HeadModel:
     """A weight file's model, the package's own if None; a model as it is."""
-    return weights if isinstance(weights, HeadModel) else checkpoint.load(weights, device)
+    if isinstance(weights, HeadModel):
+        return weights
+    return _own_model(device) if weights is None else checkpoint.load(weights, device)
+
+
+@lru_cache(maxsize=1)
+def _own_model(device: str) -> HeadModel:
+    """The package's own, which does not change while a process runs."""
+    return checkpoint.load(None, device)
 
 
 def generators(seed: int | None) -> tuple[np.random.SeedSequence, torch.Generator]:

@@ -171,6 +171,7 @@ class _Bend:
 
 _PERSON = _Bend(0.0, 0.0, 0.03, 2.0, 4.0, 1.5)
 _SESSION = _Bend(3.0, 3.0, 0.0, 0.6, 0.0, 0.2)
+_LATTICE = 4  # voxels between places whose displacement is computed
 _EXAMPLE_MM = 1.4  # finer grids are halved: the population is for quick runs
 
 
@@ -211,20 +212,24 @@ def _warp(brain_share: NDArray[np.float32], edges: NDArray, rng: np.random.Gener
         edges: of the voxels, mm.
     """
     shape = brain_share.shape
-    axes = [torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in shape]
-    mm = torch.stack(torch.meshgrid(*axes, indexing="ij")) * torch.from_numpy(edges)[:, None, None, None]
+    nodes = [max(2, -(-n // _LATTICE)) for n in shape]  # fields this smooth need no node at each voxel
+    half = [(n - 1) / 2 * e for n, e in zip(shape, edges, strict=True)]
+    axes = [torch.linspace(-h, h, n) for h, n in zip(half, nodes, strict=True)]
+    mm = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     angles = np.deg2rad(rng.normal(0, bend.rotation_deg, 3))
     turn = canonical.similarity(np.array([*angles, 0, 0, 0, 0]), np.zeros(3))[:3, :3]
-    linear = torch.from_numpy(turn @ np.diag(np.exp(rng.normal(0, bend.scale, 3))))
+    linear = torch.from_numpy(turn @ np.diag(np.exp(rng.normal(0, bend.scale, 3)))).float()
     moved = torch.einsum("ij,jxyz->ixyz", linear, mm)
-    moved += torch.from_numpy(rng.normal(0, bend.translation_mm, 3))[:, None, None, None]
-    outer = 1 - torch.from_numpy(ndimage.gaussian_filter(brain_share, 5.0 / edges))
+    moved += torch.from_numpy(rng.normal(0, bend.translation_mm, 3)).float()[:, None, None, None]
+    share = F.interpolate(torch.from_numpy(brain_share)[None, None], nodes, mode="area")[0, 0].numpy()
+    outer = 1 - torch.from_numpy(ndimage.gaussian_filter(share, 5.0 / (edges * np.array(shape) / nodes)))
     for spread, size in ((48, bend.wide_mm), (48, bend.outer_mm * outer), (24, bend.narrow_mm * outer)):
-        nodes = [max(4, round(n * e / spread) + 2) for n, e in zip(shape, edges, strict=True)]
-        coarse = torch.from_numpy(rng.standard_normal((1, 3, *nodes)))
-        moved += size * F.interpolate(coarse, shape, mode="trilinear", align_corners=True)[0]
-    half = torch.from_numpy((np.array(shape) - 1) / 2 * edges)[:, None, None, None]
-    return (moved / half).flip(0).permute(1, 2, 3, 0).float()[None]
+        knots = [max(4, round(n * e / spread) + 2) for n, e in zip(shape, edges, strict=True)]
+        coarse = torch.from_numpy(rng.standard_normal((1, 3, *knots))).float()
+        moved += size * F.interpolate(coarse, nodes, mode="trilinear", align_corners=True)[0]
+    moved /= torch.tensor(half, dtype=torch.float32)[:, None, None, None]
+    fine = F.interpolate(moved.flip(0)[None], shape, mode="trilinear", align_corners=True)
+    return fine.permute(0, 2, 3, 4, 1)
 
 
 def _rescan(head: dict[str, NDArray], rng: np.random.Generator) -> Head:

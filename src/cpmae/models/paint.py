@@ -12,7 +12,8 @@ from cpmae.models.tissue import PAINTS, TISSUES
 
 # how much each tissue's intensity varies from place to place, relative
 _MOTTLE = {"marrow": 0.25, "skin": 0.2, "mucosa": 0.2, "orbit": 0.3, "soft tissue": 0.12, "bone": 0.3, "blood": 0.3}
-_SUBCUTANEOUS = 0.7  # share of fat in the soft tissue under the skin
+_SHEET = 0.18  # half the thickness of a sheet of fat, in standard deviations of its field
+_SUBCUTANEOUS = 0.5  # share of fat in the soft tissue under the skin
 
 
 def random_field(shape: tuple[int, int, int], spacing: int, generator: torch.Generator) -> Tensor:
@@ -35,15 +36,16 @@ def texture(tissue: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]
     Returns:
         both (X, Y, Z) float32.
     """
-    x, y, z = (n // 2 for n in tissue.shape)  # nothing here changes within 2 voxels, so it is made at half resolution
+    x, y, z = (n // 2 for n in tissue.shape)  # the fields are smooth, and so made at half resolution
     sheets = random_field((x, y, z), 6, generator).add_(random_field((x, y, z), 3, generator), alpha=0.35)
-    fat = sheets.mul_(1 / 0.18).square_().neg_().exp_()
-    fat *= random_field((x, y, z), 8, generator).mul_(1.5).sigmoid_()
+    gaps = random_field((x, y, z), 8, generator).mul_(1.5).sigmoid_()
     skin = F.avg_pool3d((tissue == TISSUES.index("skin")).float()[None, None], 2)
-    near_skin = F.avg_pool3d(skin, 7, 1, 3)[0, 0].mul_(5).clamp_(max=1)
-    fat += (1 - fat) * near_skin * _SUBCUTANEOUS
+    under_skin = F.avg_pool3d(skin, 7, 1, 3)[0, 0].mul_(5).clamp_(max=1).mul_(_SUBCUTANEOUS)
     mottle = random_field((x, y, z), 3, generator).add_(random_field((x, y, z), 2, generator)).mul_(0.7)
-    fat, mottle = F.interpolate(torch.stack([fat, mottle])[None], scale_factor=2, mode="trilinear")[0]
+    fields = torch.stack([sheets, gaps.mul_(1 - under_skin), under_skin, mottle])
+    sheets, gaps, under_skin, mottle = F.interpolate(fields[None], scale_factor=2, mode="trilinear")[0]
+    # sheets are thinner than the voxels of half resolution
+    fat = sheets.mul_(1 / _SHEET).square_().neg_().exp_().mul_(gaps).add_(under_skin)
     return fat, mottle
 
 
@@ -63,11 +65,3 @@ def paint_labels(tissue: Tensor, paints: Tensor, fat: Tensor, mottle: Tensor) ->
     index = tissue.int()
     value = torch.addcmul(plain[index], mottled[index], mottle)
     return value.addcmul_(fatty[index], fat).clamp_(min=0)
-
-
-def soft_edges(volume: Tensor) -> Tensor:
-    """Partial volume at the borders of labels: (X, Y, Z) smoothed by 1/4, 1/2, 1/4 along each axis."""
-    out = F.pad(volume[None, None], [1] * 6, mode="replicate")
-    for _ in range(2):  # two means of two neighbours
-        out = F.avg_pool3d(out, 2, 1)
-    return out[0, 0]

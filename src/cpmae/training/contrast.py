@@ -29,12 +29,17 @@ TISSUE_PROPERTIES = {
     "muscle": (1300, 38, 0.5),
     "orbit": (500, 100, 0.38),
     "mucosa": (1100, 110, 0.58),
-    "skin": (420, 140, 0.36),
+    "skin": (420, 140, 0.20),
     "cord": (950, 78, 0.6),
     "bone": (1000, 4, 0.12),
     "marrow": (480, 120, 0.26),
-    "fat": (370, 150, 0.31),
+    "fat": (370, 150, 0.26),
 }
+
+# T2w and PD scans are trains of spin echoes as a rule, whose quick refocusing undoes the J-coupling of fat and makes it
+# bright (Henkelman et al., J Magn Reson Imaging 1992); some of them suppress fat in part
+FATTY = ("fat", "orbit", "marrow", "skin")
+FAT_OF_ECHO_TRAINS = (1.0, 2.8)
 
 # how often each is drawn
 SEQUENCES = {"mprage": 0.45, "spgr": 0.15, "t1 spin echo": 0.1, "t2": 0.12, "pd": 0.06, "flair": 0.08, "t2*": 0.04}
@@ -59,11 +64,14 @@ def draw_contrast(rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArra
 def tissue_intensities(kind: str, rng: np.random.Generator, wobble: float = 0.06) -> dict[str, float]:
     """Signal of each tissue in a sequence of `SEQUENCES`, its properties varied by the relative `wobble`."""
     signal = _sequence(kind, rng)
+    train = rng.uniform(*FAT_OF_ECHO_TRAINS) if kind in ("t2", "pd") else 1.0
     tissue = {}
     for name, properties in TISSUE_PROPERTIES.items():
         t1, t2, density = np.array(properties) * np.exp(rng.normal(0, wobble, 3) if wobble else 0)
         if name == "blood" and wobble:
             density *= rng.uniform(0.2, 2.5)  # slow or fast, in plane or through it
+        elif name in FATTY:
+            density *= train
         tissue[name] = signal(t1, t2, density)
     return tissue
 

@@ -83,13 +83,28 @@ def inverse(field: Tensor, iterations: int = 20) -> Tensor:
     return back
 
 
-def mean_template(features: list[Tensor], fields: list[Tensor]) -> Tensor:
-    """The heads' features in template space, averaged and made symmetric about the mid-plane."""
-    total = torch.zeros_like(features[0])
-    for one, field in zip(features, fields, strict=True):
+def mean_template(features: list[Tensor], fields: list[Tensor], weights: list[Tensor]) -> Tensor:
+    """The heads' features in template space, averaged where they count and made symmetric about the mid-plane."""
+    total, counts = torch.zeros_like(features[0]), torch.zeros_like(weights[0])
+    for one, field, weight in zip(features, fields, weights, strict=True):
         back = F.interpolate(inverse(field)[None], one.shape[1:], mode="trilinear", align_corners=False)[0]
-        total += warp_volume(one, back)
-    return symmetric(total / len(features))
+        weight = warp_volume(weight, back)
+        total += warp_volume(one, back) * weight
+        counts += weight
+    return symmetric(total) / symmetric(counts).clamp(min=1e-3)
+
+
+Box = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]  # spans of x, y and z in canonical mm
+
+
+def belief(doubtful: list[Box]) -> Tensor:
+    """How much each voxel of an anatomy counts: 0 in the boxes, 1 away from them, (1, X/2, Y/2, Z/2) float32."""
+    shape = tuple(n // STEP_MM for n in canonical.GRID_SHAPE)
+    weight = torch.ones(1, *shape)
+    for box in doubtful:
+        ends = [(np.array(span) + origin) / STEP_MM for span, origin in zip(box, canonical.GRID_ORIGIN, strict=True)]
+        weight[0][tuple(slice(max(int(first), 0), int(last) + 1) for first, last in ends)] = 0
+    return F.avg_pool3d(weight, 5, 1, 2, count_include_pad=False)
 
 
 def symmetric(volume: Tensor) -> Tensor:
@@ -107,18 +122,27 @@ def mirror(volume: Tensor) -> Tensor:
 
 def build(
     heads: dict[str, NDArray[np.uint8]],
+    doubtful: dict[str, list[Box]],
     effort: Effort | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Tensor]:
-    """Fields of several anatomies into their common template, in turn with it; (3, *control_shape()) each."""
+    """Fields of several anatomies into their common template, in turn with it; (3, *control_shape()) each.
+
+    Args:
+        heads: name to anatomy.
+        doubtful: name to the boxes in which that anatomy is damaged: its field is smooth there and follows nothing.
+        effort: how long to register.
+        tell: called with a line of text after each field.
+    """
+    weights = {name: belief(doubtful.get(name, [])) for name in heads}
     features = {name: soft_classes(values) for name, values in heads.items()}
     fields = {name: torch.zeros(3, *control_shape()) for name in heads}
     effort = effort or Effort()
     for number in range(effort.rounds):
-        template = mean_template(list(features.values()), list(fields.values()))
+        template = mean_template(list(features.values()), list(fields.values()), list(weights.values()))
         iterations = effort.last_iterations if number == effort.rounds - 1 else effort.iterations
         for name in heads:
-            fields[name] = register(features[name], template, None, fields[name], iterations, BENDING)
+            fields[name] = register(features[name], template, weights[name], fields[name], iterations, BENDING)
             tell(f"round {number + 1} of {effort.rounds}: {name}")
     return fields
 

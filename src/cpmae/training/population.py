@@ -91,6 +91,7 @@ class Population:
 def build(
     whole: dict[str, NDArray[np.uint8]],
     cut: dict[str, NDArray[np.uint8]],
+    doubtful: dict[str, list[groupwise.Box]],
     effort: groupwise.Effort | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> Population:
@@ -99,19 +100,21 @@ def build(
     Args:
         whole: anatomies with a complete face, at least 3; shapes come from them.
         cut: others, whose brains are used alone.
-        effort, tell: as in `groupwise.build`.
+        doubtful, effort, tell: as in `groupwise.build`.
     """
-    fields = groupwise.build(whole, effort, tell)
+    fields = groupwise.build(whole, doubtful, effort, tell)
+    weights = [groupwise.belief(doubtful.get(name, [])) for name in whole]
     mirrored = [_mirrored(field) for field in fields.values()]
     all_fields = torch.stack([*fields.values(), *mirrored])
     mean = all_fields.mean(dim=0)
     _, values, axes = torch.linalg.svd((all_fields - mean).flatten(1), full_matrices=False)
     scale = values[:-1] / (len(all_fields) - 1) ** 0.5
     modes = (axes[:-1] * scale[:, None]).view(-1, *mean.shape)
-    atlas = consensus(list(whole.values()), list(fields.values()))
+    atlas = consensus(list(whole.values()), list(fields.values()), weights)
     ways_back = [groupwise.inverse(field) for field in fields.values()]
     sources = list(whole.values())
-    template = groupwise.mean_template([groupwise.soft_classes(v) for v in whole.values()], list(fields.values()))
+    features = [groupwise.soft_classes(v) for v in whole.values()]
+    template = groupwise.mean_template(features, list(fields.values()), weights)
     for values_ in cut.values():
         field = register(groupwise.soft_classes(values_), template, None, mean, (60, 12), CUT_BENDING)
         sources.append(values_)
@@ -119,16 +122,20 @@ def build(
     return Population(atlas, mean, modes, sources, ways_back)
 
 
-def consensus(heads: list[NDArray[np.uint8]], fields: list[Tensor]) -> NDArray[np.uint8]:
-    """What most heads, and their mirror images, have at each place of the template; as `Population.atlas`."""
+def consensus(heads: list[NDArray[np.uint8]], fields: list[Tensor], weights: list[Tensor]) -> NDArray[np.uint8]:
+    """What most heads, and their mirror images, have at each place of the template; as `Population.atlas`.
+
+    A vote counts by its head's `groupwise.belief` there.
+    """
     classes = BRAIN + 1
     votes = torch.zeros(classes, *GRID_SHAPE)
-    for values, field in zip(heads, fields, strict=True):
+    for values, field, weight in zip(heads, fields, weights, strict=True):
         tissue = anatomy.outside_tissue()[values & anatomy.STRUCTURE].astype(np.int64)
         tissue[(values & anatomy.IN_BRAIN_MASK) > 0] = BRAIN
         back = F.interpolate(groupwise.inverse(field)[None], GRID_SHAPE, mode="trilinear", align_corners=False)[0]
+        counts = F.interpolate(weight[None], GRID_SHAPE, mode="trilinear", align_corners=False)[0]
         for index in range(classes):
-            share = torch.from_numpy((tissue == index).astype(np.float32))[None]
+            share = torch.from_numpy((tissue == index).astype(np.float32))[None] * counts
             votes[index] += warp_volume(share, back)[0]
     for index in range(classes):
         votes[index] = groupwise.symmetric(votes[index][None])[0]

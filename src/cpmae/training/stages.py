@@ -36,6 +36,7 @@ def make_population(
     folder: Path,
     count: int,
     seed: int,
+    doubtful: dict[str, list[groupwise.Box]] | None = None,
     effort: groupwise.Effort | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> None:
@@ -53,6 +54,7 @@ def make_population(
         made = population.build(
             {name: values for name, values in heads.items() if name not in cut},
             {name: values for name, values in heads.items() if name in cut},
+            doubtful or {},
             effort,
             tell,
         )
