@@ -101,16 +101,21 @@ def load_model(weights: "str | Path | HeadModel | None", device: str) -> HeadMod
     return weights if isinstance(weights, HeadModel) else checkpoint.load(weights, device)
 
 
-def generators(seed: int | None) -> tuple[np.random.SeedSequence, torch.Generator]:
-    """For the noise and for the head. Without a seed, from the system's secure source, and then forgotten.
+def generators(seed: int | None) -> tuple[torch.Generator, torch.Generator, torch.Generator]:
+    """For the noise, the head and its texture. Without a seed, from the system's secure source, and then forgotten.
+
+    The texture has its own, so that a head has the same one whether it was just drawn or is given again.
 
     Raises:
         ValueError: for a seed out of range.
     """
     if seed is not None and not 0 <= seed < 2**63:
         raise ValueError(f"the seed is {seed}, choose 0 to 2^63 - 1")
-    noise, head = np.random.SeedSequence(secrets.randbits(128) if seed is None else seed).spawn(2)
-    return noise, torch.Generator().manual_seed(int(head.generate_state(1, np.uint64)[0] >> 1))
+    parts = np.random.SeedSequence(secrets.randbits(128) if seed is None else seed).spawn(3)
+    noise, head, texture = (
+        torch.Generator().manual_seed(int(part.generate_state(1, np.uint64)[0] >> 1)) for part in parts
+    )
+    return noise, head, texture
 
 
 def usable_device(name: str) -> str:
