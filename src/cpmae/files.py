@@ -88,6 +88,15 @@ def deidentify_file(
     return result
 
 
+def draw_head(input: Path, options: Options, weights: "str | Path | HeadModel | None" = None) -> "Head":
+    """The head that `deidentify_file` draws for a scan without a given mask, alone. Raises as that does."""
+    from cpmae import steps
+
+    run = forms.open_scan(input)
+    volume = run.mean() if run.count > 1 else run.only().scaled()
+    return steps.draw_head(volume, options, weights, input.name)
+
+
 def _scan(run: NiftiRun, options: Options, mask: Any, weights: Any, head: Any, tell: Any) -> "_Done":
     from cpmae.pipeline import deidentify  # and with it torch, after the questions that need none
 

@@ -73,7 +73,8 @@ def deidentify(
         device: "auto", "cpu", "cuda" or "mps".
         weights: a weight file or a model from `checkpoint.load`; the package's own if None.
         allow_unusual_mask: warn of a mask whose place or shape no template brain has, instead of refusing it.
-        head: of the result of another scan of the same person, whose head this one shall have as well.
+        head: of the result of another scan of the same person, whose head this one shall have as well; in another world
+            frame, `head.elsewhere()`.
         progress: called with the name of each stage.
 
     Raises:
@@ -94,7 +95,7 @@ def deidentify(
     tell("generating a head")
     model = steps.load_model(weights, device)
     looked = steps.look_at_brain(volume, found)
-    head = head or steps.draw(model, volume, found, looked, region, generator)
+    head = steps.Head(found.pose, head.field) if head else steps.draw(model, volume, found, looked, region, generator)
     painted = paint_head(model, head.field, looked.conformed.mask, paints_for(model, looked.conformed), texture)
 
     tell("putting it around the brain")

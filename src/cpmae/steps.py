@@ -1,7 +1,7 @@
 """What a 3-D scan and a 4-D run have in common on their way: a brain found and checked, a head drawn around it."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from cpmae import __version__, brain, canonical
 from cpmae.errors import BrainMaskError, DeviceError, ScanError
 from cpmae.generate import generate_field
+from cpmae.io import nifti
 from cpmae.io.nifti import NiftiScan
 from cpmae.io.run import NiftiRun
 from cpmae.models import checkpoint
@@ -31,15 +32,33 @@ MAX_STRAY_ML = 15.0  # of the mask where no brain reaches; real masks have 3 to 
 
 @dataclass(frozen=True)
 class Head:
-    """A head that was drawn around a brain; other scans of that person in the same world frame can be given it too.
+    """A head that was drawn around a brain; other scans of that person can be given it too.
 
     Attributes:
-        pose: where the brain lies.
+        pose: where the brain lies; None if each scan's own brain has to tell.
         field: (3, X/8, ...) float32, mm, into the model's atlas; see `models.field`.
     """
 
-    pose: canonical.Pose
+    pose: canonical.Pose | None
     field: Tensor
+
+    def elsewhere(self) -> "Head":
+        """The same head for scans in another world frame, of another session, say."""
+        return replace(self, pose=None)
+
+
+def save_head(path: Path, head: Head) -> None:
+    """Write a head that has a pose to an .npz file. It follows from seed and brain; it is nothing to be shared."""
+    if head.pose is None:
+        raise ValueError("a head for scans elsewhere is not kept, save the one it comes from")
+    np.savez(path, field=head.field.numpy(), **asdict(head.pose))
+
+
+def load_head(path: Path) -> Head:
+    """The inverse of `save_head`."""
+    with np.load(path, allow_pickle=False) as file:
+        pose = canonical.Pose(file["matrix"], float(file["overlap"]), float(file["stray_ml"]))
+        return Head(pose, torch.from_numpy(file["field"]))
 
 
 @dataclass(frozen=True)
@@ -53,7 +72,7 @@ class Found:
 
 
 def find(volume: Volume, given_mask: NDArray | None, options: Options, device: str, head: Head | None) -> Found:
-    """Find the brain, or check the mask that is given, and its pose, which is that of `head` if there is one.
+    """Find the brain, or check the mask that is given, and its pose, which is that of `head` if it has one.
 
     Raises:
         ScanError, BrainMaskError, MissingExtraError: as `pipeline.deidentify`.
@@ -62,12 +81,12 @@ def find(volume: Volume, given_mask: NDArray | None, options: Options, device: s
     warnings = brain.check_brain_mask(mask, volume.affine) + _check_intensities(volume, mask)
     pose = canonical.align(mask, volume.affine)
     warnings += _check_pose(pose, options.allow_unusual_mask)
-    if head is not None:
+    if head is not None and head.pose is not None:
         apart = float(np.linalg.norm(pose.matrix[:3, 3] - head.pose.matrix[:3, 3]))
         if apart > MAX_APART_MM:
             raise BrainMaskError(
                 f"the brain lies {apart:.0f} mm from where the given head's is (at most {MAX_APART_MM:.0f} mm); "
-                "give scans of one person in one world frame the same head"
+                "give the same head to scans of one person in one world frame, or `head.elsewhere()`"
             )
         pose = head.pose
     protected = protected_voxels(mask, volume.affine, pose, options.region, options.margin_mm)
@@ -94,6 +113,23 @@ def draw(
     """A head around a brain, and in the region "face" around the rest that is kept."""
     kept = canonical.conform(volume, found.protected, found.pose, looked.unit) if region == "face" else None
     return Head(found.pose, generate_field(model, looked.conformed, kept, generator))
+
+
+def draw_head(volume: Volume, options: Options, weights: "str | Path | HeadModel | None", name: str) -> Head:
+    """The head that `pipeline.deidentify` would draw for a scan: a function of options, with their seed, and brain.
+
+    Args:
+        volume: a scan, or the mean volume of a run.
+        name: of the scan, for messages.
+
+    Raises:
+        ScanError, BrainMaskError, WeightsError, DeviceError, MissingExtraError: as `pipeline.deidentify`.
+    """
+    _, generator, _ = generators(options.seed)
+    device = usable_device(options.device)
+    nifti.check_is_scan(volume, name)
+    found = find(volume, None, options, device, None)
+    return draw(load_model(weights, device), volume, found, look_at_brain(volume, found), options.region, generator)
 
 
 def load_model(weights: "str | Path | HeadModel | None", device: str) -> HeadModel:

@@ -1,6 +1,13 @@
-"""A scan of a data set, in a worker: image, masks, sidecars and tables, all or none."""
+"""A scan of a data set, in a worker: image, masks, sidecars and tables, all or none.
+
+All scans of a person get the head of one of them (`Task.head`), which follows from seed, options and that scan's brain.
+Whoever wants it and finds it nowhere draws it again, so that no order of the scans and no killed run changes anything.
+It is kept in the private folder of the run, for the other scans of that run, and never among the results.
+"""
 
 import json
+import os
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -9,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from cpmae import __version__, metadata_json, metadata_tsv
 from cpmae.batch.records import FOLDER
-from cpmae.bids.frames import grid_of, mask_for, write_mask
+from cpmae.bids.frames import grid_of, mask_for, same_frame, write_mask
 from cpmae.bids.plan import Task
 from cpmae.errors import BrainMaskError, ScanError
-from cpmae.files import deidentify_file
+from cpmae.files import deidentify_file, draw_head
 from cpmae.io import bids
 from cpmae.io.together import Writer
 from cpmae.options import Options
@@ -20,6 +27,7 @@ from cpmae.options import Options
 if TYPE_CHECKING:
     from cpmae.models.head import HeadModel
     from cpmae.pipeline import Deidentified
+    from cpmae.steps import Head
 
 
 def with_loaded_model(input: Path, output: Path, options: Options, *, weights: Path | None, **others: Any) -> Any:
@@ -27,14 +35,23 @@ def with_loaded_model(input: Path, output: Path, options: Options, *, weights: P
     return deidentify_file(input, output, options, weights=_model(weights, options.device), **others)
 
 
+def draw_with_loaded_model(input: Path, options: Options, *, weights: Path | None) -> "Head":
+    """`files.draw_head` with the model that this worker has loaded."""
+    return draw_head(input, options, _model(weights, options.device))
+
+
 def deidentify_scan(
-    task: Task, staging: Path, deidentify: "Callable[..., Deidentified]" = with_loaded_model
+    task: Task,
+    staging: Path,
+    deidentify: "Callable[..., Deidentified]" = with_loaded_model,
+    draw: "Callable[..., Head]" = draw_with_loaded_model,
 ) -> tuple[list[Path], dict[str, Any]]:
     """De-identify one scan of a data set; the `batch.engine.Work` of data sets.
 
     Args:
         staging: a private folder on the output's file system, for what is not complete yet.
         deidentify: what does one file, with the arguments of `with_loaded_model`.
+        draw: what draws the head of a scan alone, with the arguments of `draw_with_loaded_model`.
 
     Raises:
         what `files.deidentify_file` raises, and ScanError for sidecars and tables that cannot be read.
@@ -46,6 +63,7 @@ def deidentify_scan(
         folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="scan-", dir=staging) as private:
         mask, mask_from = _mask_of_another(task, Path(private))
+        head = _head_of_another(task, staging, mask_from is not None, draw)
         result = deidentify(
             task.source / task.scan,
             output,
@@ -53,12 +71,21 @@ def deidentify_scan(
             brain_mask=mask,
             save_brain_mask=task.target / task.mask,
             weights=task.weights,
+            head=head,
             overwrite=True,
             beside=lambda result: [*_defacemask(task, result), *files],
             staging=Path(private),
         )
+    if task.head is None and task.options.seed is not None:
+        _keep_head(result.head, _kept_head(task, staging))
     account = {key: value for key, value in result.account.items() if key != "seed"}  # it may follow from the secret
-    return [*paths, output], account | {"brain_mask_from": mask_from or account["brain_extractor"]}
+    account |= {"brain_mask_from": mask_from or account["brain_extractor"], "head_from": str(task.scan)}
+    if head is not None:
+        account["head_from"] = str(task.head)
+    elif task.head is not None:
+        text = f"no head could be drawn for {task.head}, whose head it should have; it has one of its own"
+        account["warnings"] = [*account.get("warnings", []), text]
+    return [*paths, output], account
 
 
 @cache
@@ -88,6 +115,45 @@ def _mask_of_another(task: Task, folder: Path) -> tuple[Path | None, str | None]
             "session lends it a mask; de-identify one in the same frame, or leave the scan out"
         )
     return None, None
+
+
+def _head_of_another(task: Task, staging: Path, mask_is_lent: bool, draw: "Callable[..., Head]") -> "Head | None":
+    """The head of the person's other scan, in its place if this scan lies in the same frame; None if there is none.
+
+    Args:
+        mask_is_lent: the brain mask comes from another scan of the session; a scan that finds its own brain has the
+            head about that, wherever the other one's is.
+    """
+    if task.head is None:
+        return None
+    from cpmae.steps import load_head
+
+    kept = _kept_head(task, staging)
+    if kept.is_file():
+        head = load_head(kept)
+    else:
+        try:
+            head = draw(task.source / task.head, task.options, weights=task.weights)
+        except (ScanError, BrainMaskError):
+            return None
+        _keep_head(head, kept)
+    here = mask_is_lent and task.head.parent.parent == task.scan.parent.parent
+    if here and same_frame(grid_of(task.source / task.scan), grid_of(task.source / task.head)):
+        return head
+    return head.elsewhere()
+
+
+def _kept_head(task: Task, staging: Path) -> Path:
+    return staging / f"head-{task.scan.parts[0]}.npz"
+
+
+def _keep_head(head: "Head", place: Path) -> None:
+    """Whole or not at all; others may draw the same head at the same time."""
+    from cpmae.steps import save_head
+
+    begun = place.with_name(f"head-{secrets.token_hex(8)}.npz")
+    save_head(begun, head)
+    os.replace(begun, place)
 
 
 def _defacemask(task: Task, result: "Deidentified") -> list[tuple[Path, Writer]]:
