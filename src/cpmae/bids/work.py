@@ -5,10 +5,9 @@ Whoever wants it and finds it nowhere draws it again, so that no order of the sc
 It is kept in the private folder of the run, for the other scans of that run, and never among the results.
 """
 
-import json
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -20,7 +19,7 @@ from cpmae.bids.frames import grid_of, mask_for, same_frame, write_mask
 from cpmae.bids.plan import Task
 from cpmae.errors import BrainMaskError, ScanError
 from cpmae.files import deidentify_file, draw_head
-from cpmae.io import bids
+from cpmae.io import bids, sidecar
 from cpmae.io.together import Writer
 from cpmae.options import Options
 
@@ -170,9 +169,9 @@ def _texts(task: Task) -> list[tuple[Path, Writer]]:
     """Sidecars and tables, cleaned."""
     texts = {_json_of(task.output): _sidecar(task)}
     if task.mask.parts[0] != FOLDER:
-        texts[_json_of(task.mask)] = _dumped({"Type": "Brain", "SpatialReference": f"bids::{task.output}"})
+        texts[_json_of(task.mask)] = sidecar.dumped({"Type": "Brain", "SpatialReference": f"bids::{task.output}"})
     for path, about, output in task.tables:
-        text = _read(task.source / path)
+        text = sidecar.read_text(task.source / path)
         if path.suffix != ".tsv":
             texts[output] = _numbers(text, path)
             continue
@@ -184,23 +183,18 @@ def _texts(task: Task) -> list[tuple[Path, Writer]]:
             described = _merged(task.source, about)
         texts[output] = text
         if described:
-            texts[_json_of(output)] = _dumped(described)
+            texts[_json_of(output)] = sidecar.dumped(described)
     return [(task.target / path, _writer(text)) for path, text in texts.items()]
 
 
 def _sidecar(task: Task) -> str:
-    fields = _merged(task.source, task.sidecars)
-    intended = fields.get("IntendedFor")
-    codes = fields.get("DeidentificationMethodCodeSequence")
-    if task.options.clean_metadata:
-        fields = metadata_json.clean(fields)
-        if task.placement == "raw" and (paths := _bids_paths(intended)):
-            fields["IntendedFor"] = paths
-    what = "face and ears" if task.options.region == "face" else "everything outside the brain"
-    fields = metadata_json.marked(fields, f"cpmae {__version__}: {what} replaced by a generated head", codes)
+    before = _merged(task.source, task.sidecars)
+    fields = metadata_json.sidecar(before, task.options, f"cpmae {__version__}")
+    if task.options.clean_metadata and task.placement == "raw" and (paths := _bids_paths(before.get("IntendedFor"))):
+        fields["IntendedFor"] = paths
     if task.placement == "derivative":
         fields |= {"SkullStripped": False, **_sources(task)}
-    return _dumped(fields)
+    return sidecar.dumped(fields)
 
 
 def _sources(task: Task) -> dict[str, list[str]]:
@@ -211,13 +205,7 @@ def _merged(root: Path, paths: Sequence[PurePosixPath]) -> dict[str, Any]:
     """The inheritance principle: the lower file overrides the upper one, field by field."""
     fields: dict[str, Any] = {}
     for path in paths:
-        try:
-            found = json.loads(_read(root / path))
-        except ValueError as error:
-            raise ScanError(f"{path} is not JSON ({error}), correct it") from error
-        if not isinstance(found, dict):
-            raise ScanError(f"{path} holds a {type(found).__name__}, a sidecar is one JSON object; correct it")
-        fields |= found
+        fields |= sidecar.read(root / path)
     return fields
 
 
@@ -238,20 +226,8 @@ def _numbers(text: str, path: PurePosixPath) -> str:
     return "".join(" ".join(row) + "\n" for row in rows)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ScanError(f"{path.name} cannot be read ({reason}), copy it again") from error
-
-
 def _json_of(path: PurePosixPath) -> PurePosixPath:
     return path.with_name(path.name.split(".")[0] + ".json")
-
-
-def _dumped(fields: Mapping[str, Any]) -> str:
-    return json.dumps(fields, indent=2) + "\n"
 
 
 def _writer(text: str) -> Writer:
