@@ -492,6 +492,13 @@ def test_image_and_sidecar_are_written_both_or_none(folder: Path, case: str) -> 
     assert_refused(ran, folder, before, *words)
 
 
+def test_folders_have_no_sidecars(folder: Path) -> None:
+    before = contents(folder)
+    ran = run("deidentify", folder, folder / "out", "--no-sidecar")
+    assert_refused(ran, folder, before, code=2)
+    assert "--no-sidecar is for files" in " ".join(ran.stderr.replace("│", " ").split())
+
+
 def test_without_a_sidecar_of_its_own_a_scan_leaves_others_alone(base: Path, tmp_path: Path) -> None:
     (tmp_path / "out.json").write_text("of something else")
     again(base, tmp_path / "out.nii")

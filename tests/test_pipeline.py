@@ -118,6 +118,8 @@ def test_a_head_is_given_to_another_session(model: HeadModel, tmp_path: Path) ->
     again = run(nifti.from_image(nib.Nifti1Image(moved.data, moved.affine)), brain, model, head=head.elsewhere())
     assert again.head.pose is not None and again.head.field.equal(first.head.field)
     assert np.corrcoef(first.image.stored[~brain], again.image.stored[~brain])[0, 1] > 0.98
+    with pytest.raises(ValueError, match="save the one it comes from"):
+        steps.save_head(tmp_path / "other.npz", head.elsewhere())
     # and nothing but brains gets through: neither around this one, nor around that of the scan that lent the head
     noise = np.random.default_rng(0).normal(500, 300, brain.shape)
     changed = scan.with_stored(np.where(brain, scan.stored, noise).astype(np.float32))

@@ -95,7 +95,8 @@ def deidentify_run(
     start = noise.get_state()
 
     def volumes() -> Iterator[NDArray]:
-        again = torch.Generator().set_state(start)
+        again = torch.Generator()
+        again.set_state(start)
         for number, stored in enumerate(run.stored_volumes(), 1):
             tell(f"volume {number} of {run.count}")
             yield _replaced(run, stored, found, model, shares, depth, again)
