@@ -11,12 +11,16 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import phantom
+import torch
 
 from cpmae.bids.work import deidentify_scan
+from cpmae.canonical import Pose
+from cpmae.errors import ScanError
 from cpmae.io import nifti
 from cpmae.io.mask import mask_scan
 from cpmae.io.together import Writer, write_together
 from cpmae.options import Options
+from cpmae.steps import Head
 
 SHAPE = (20, 22, 24)
 AFFINE = np.diag([9.0, 9.0, 9.0, 1.0])
@@ -130,6 +134,7 @@ def stand_in(
     options: Options,
     *,
     brain_mask: Path | None = None,
+    head: Head | None = None,
     save_brain_mask: Path | None = None,
     beside: Callable[[Any], list[tuple[Path, Writer]]],
     staging: Path,
@@ -148,7 +153,8 @@ def stand_in(
     if data.ndim > 3:
         clean.header["pixdim"][4] = 2.3
     scan = nifti.parse(phantom.nifti_bytes_of(kept.reshape(*data.shape[:3], -1)[..., 0], loaded.affine), "scan")  # type: ignore[attr-defined]
-    result = SimpleNamespace(image=scan, protected=mask, account={"brain_extractor": "stand-in", "seed": options.seed})
+    account = {"brain_extractor": "stand-in", "seed": options.seed}
+    result = SimpleNamespace(image=scan, protected=mask, account=account, head=head or drawn(input, options))
     raw = clean.to_bytes()
     packed = gzip.compress(raw, 1, mtime=0) if output.name.endswith(".gz") else raw
     masks = [(save_brain_mask, lambda path: nifti.write(path, mask_scan(scan, mask)))] if save_brain_mask else []
@@ -156,4 +162,13 @@ def stand_in(
     return result
 
 
-work = partial(deidentify_scan, deidentify=stand_in)
+def drawn(input: Path, options: Options, *, weights: Path | None = None) -> Head:
+    """As `files.draw_head`, without a brain: a field that tells which scan it is of."""
+    try:
+        value = np.asanyarray(nib.load(input).dataobj).ravel()[0]  # type: ignore[attr-defined]
+    except (OSError, nib.filebasedimages.ImageFileError) as error:
+        raise ScanError(f"{input.name} cannot be read") from error
+    return Head(Pose(np.eye(4), 1.0, 0.0), torch.full((3, 2, 2, 2), float(value)))
+
+
+work = partial(deidentify_scan, deidentify=stand_in, draw=drawn)

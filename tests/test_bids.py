@@ -22,7 +22,7 @@ from cpmae.batch.records import Records
 from cpmae.bids import app, key, plan
 from cpmae.bids.plan import Settings
 from cpmae.errors import OutputError, ScanError, SettingsError
-from cpmae.io import bids
+from cpmae.io import bids, nifti
 from cpmae.options import Options
 from cpmae.verify import verify_files
 
@@ -188,6 +188,41 @@ def test_all_scans_of_a_person_get_the_seed_that_only_the_secret_tells(source: t
     assert all(seed is not None and 0 <= seed < 2**63 for seed in one.values())
 
 
+def scans_of(*names: str) -> bids.Dataset:
+    """A data set of these scans, `ses-1/anat/T1w`, of one person; no file is there."""
+    found = []
+    for text in names:
+        *folders, datatype, rest = text.split("/")
+        path = PurePosixPath("sub-1", *folders, datatype, "_".join(["sub-1", *folders, f"{rest}.nii.gz"]))
+        found.append(bids.Scan(path, bids.parse(path.name), datatype))  # type: ignore[arg-type]
+    return bids.Dataset(Path("/absent"), tuple(found), {scan.path: scan.name for scan in found}, ())
+
+
+WHOSE_HEAD = {
+    "T1w": (["ses-1/anat/FLAIR", "ses-1/anat/T1w", "ses-1/func/task-a_bold"], "ses-1/anat/sub-1_ses-1_T1w"),
+    "the first session that has one": (
+        ["ses-1/anat/T2w", "ses-2/anat/T1w", "ses-3/anat/T1w"],
+        "ses-2/anat/sub-1_ses-2_T1w",
+    ),
+    "the first run": (["anat/run-1_T1w", "anat/run-2_T1w"], "anat/sub-1_run-1_T1w"),
+    "another contrast": (["anat/FLAIR", "anat/T2w", "anat/T2starw"], "anat/sub-1_T2w"),
+    "never a phase": (["anat/part-phase_T1w", "dwi/dwi"], "dwi/sub-1_dwi"),
+}
+
+
+@pytest.mark.parametrize("case", WHOSE_HEAD)
+def test_whose_head_all_scans_of_a_person_get(case: str, tmp_path: Path) -> None:
+    names, whose = WHOSE_HEAD[case]
+    dataset, chosen = scans_of(*names), PurePosixPath(f"sub-1/{whose}.nii.gz")
+    found = plan.jobs(dataset, dataset.scans, tmp_path, Settings(key=SECRET))
+    assert {job.task.head for job in found if job.task.scan != chosen} == {chosen}
+    assert next(job.task.head for job in found if job.task.scan == chosen) is None
+    assert found[0].task.scan == chosen and all(str(chosen) in job.after for job in found[1:])
+    some = [scan for scan in dataset.scans if scan.path != chosen]  # that it is not to be done now changes nothing
+    assert {job.task.head for job in plan.jobs(dataset, some, tmp_path, Settings(key=SECRET))} == {chosen}
+    assert {job.task.head for job in plan.jobs(dataset, some, tmp_path, Settings())} == {None}
+
+
 def test_the_secret_and_its_seeds_are_written_nowhere(raw: Path) -> None:
     seed, found = key.seed_of(SECRET, "01"), everything(raw)
     assert SECRET not in found and SECRET.hex().encode() not in found
@@ -206,8 +241,10 @@ def test_the_same_settings_do_nothing_again_and_others_do_all(source: tuple, raw
     others = [{"key": b"another secret"}, {"key": None}, {"keep_columns": ("note",)}, {"options": Options(margin_mm=3)}]
     assert [done(**other) for other in others] == [0] * len(others)
     scan = source[0] / S / "anat" / "sub-01_ses-1_T1w.nii.gz"
-    os.utime(scan, (1, 1))
+    os.utime(scan.with_name("sub-01_ses-1_T2w.nii"), (1, 1))
     assert done() == COUNT - 1
+    os.utime(scan, (1, 1))  # all others have its head
+    assert done() == 0
 
 
 def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
@@ -241,6 +278,26 @@ def test_failing_scans_are_listed_and_the_rest_is_done(source: tuple, tmp_path: 
     shutil.rmtree(root / "sub-02")
     assert participant(root, out, placement="raw")["failed"] == 0
     assert not (out / "failures.tsv").exists()
+
+
+def test_a_scan_whose_reference_shows_no_brain_has_its_own_head_and_says_so(source: tuple, tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(source[0], root)
+    (root / S / "anat" / "sub-01_ses-1_T1w.nii.gz").write_bytes(b"no gzip")
+    counts = participant(root, out, key=SECRET)
+    assert counts["failed"] >= 1 and counts["done"] >= 8
+    t2w = Records(out).read(f"{S}/anat/sub-01_ses-1_T2w.nii")
+    assert t2w and t2w["account"]["head_from"] == f"{S}/anat/sub-01_ses-1_T2w.nii"
+    assert "has one of its own" in t2w["account"]["warnings"][-1]
+    assert str(tmp_path).encode() not in everything(out)
+
+
+def test_heads_are_kept_in_no_output(raw: Path, derivative: Path) -> None:
+    for folder in (raw, derivative):
+        assert not [path for path in folder.rglob("*") if path.suffix == ".npz" or path.name.startswith(".cpmae-run")]
+    heads = {record["name"]: record["account"]["head_from"] for record in Records(raw).all()}
+    assert set(heads.values()) == {f"{S}/anat/sub-01_ses-1_T1w.nii.gz"}
+    assert all(r["name"] == r["account"]["head_from"] for r in Records(derivative).all())  # without a secret
 
 
 @pytest.mark.parametrize("table", [b"name\nDoe\n", b"participant_id\tname\nsub-01\tJos\xe9\n"])
@@ -318,6 +375,42 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(source: tuple, tmp_path: P
     found, output = cpmae("bids", *words)
     assert found == code and word in output and "Traceback" not in output
     assert not (tmp_path / "o").exists()
+
+
+def test_the_real_way_gives_a_person_one_head_whatever_was_done_when(tmp_path: Path) -> None:
+    """A second session, of another contrast and turned in the scanner, gets the head of the first one's T1w."""
+    root = tmp_path / "in"
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    with resources.as_file(resources.files("cpmae") / "weights" / cli.EXAMPLE) as example:
+        head: Any = nib.load(example)
+    stored, affine = np.asarray(head.dataobj)[::2, ::2, ::2], head.affine @ np.diag([2, 2, 2, 1])
+    turn = np.eye(4)
+    turn[:2, :2], turn[:3, 3] = [[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]], (30, 5, -20)
+    brighter = np.rint(np.sqrt(stored / 250.0) * 500).astype(np.int16)
+    scans = {"ses-1": (stored, affine), "ses-2": (brighter, turn @ affine)}
+    for session, (data, grid) in scans.items():
+        (root / "sub-1" / session / "anat").mkdir(parents=True)
+        image = nib.Nifti1Image(np.ascontiguousarray(data), grid)
+        image.header.set_sform(grid, 1)
+        image.to_filename(root / "sub-1" / session / "anat" / f"sub-1_{session}_T1w.nii")
+    (tmp_path / "key").write_bytes(SECRET)
+
+    def done(out: str, *arguments: object) -> list[bytes]:
+        options = ["--subject-key", tmp_path / "key", "--placement", "raw", "--device", "cpu", *arguments]
+        code, output = cpmae("bids", root, tmp_path / out, "participant", *options)
+        assert code == 0, output
+        return [path.read_bytes() for path in sorted((tmp_path / out / "sub-1").rglob("*_T1w.nii"))]
+
+    first, second = done("all")
+    assert done("one", "--session-label", "2") == [second]  # the head is drawn again from a scan that is not done
+    lost = "sub-1/ses-2/anat/sub-1_ses-2_T1w.nii"
+    (tmp_path / "all" / lost).unlink()
+    assert done("all") == [first, second]  # and again after a run that was stopped in between
+    record = Records(tmp_path / "all").read(lost)
+    assert record and record["account"]["head_from"] == "sub-1/ses-1/anat/sub-1_ses-1_T1w.nii"
+    outside = np.asarray(nib.load(tmp_path / "all/sub-1/ses-2/anat/sub-1_ses-2_mod-T1w_defacemask.nii").dataobj) != 0  # type: ignore[attr-defined]
+    pair = [nifti.parse(raw, "result").stored[outside].astype(float) for raw in (first, second)]
+    assert np.corrcoef(*pair)[0, 1] > 0.95
 
 
 def test_the_real_way_keeps_brains_exact_and_takes_a_mask_over(tmp_path: Path) -> None:

@@ -7,7 +7,15 @@ from scipy.spatial.transform import Rotation
 
 from cpmae import canonical
 from cpmae.errors import BrainMaskError
-from cpmae.volume import Volume
+from cpmae.volume import Volume, quantiles
+
+
+def test_quantiles_are_those_of_numpy() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 51, 1000):
+        values = rng.normal(100, 30, count).astype(np.float32)
+        shares = (0, 0.005, 0.05, 0.5, 0.95, 1)
+        np.testing.assert_allclose(quantiles(values, shares), np.quantile(values.astype(float), shares), rtol=1e-12)
 
 
 def moved(degrees: tuple[float, float, float], shift_mm: tuple[float, float, float]) -> np.ndarray:

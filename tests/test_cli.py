@@ -450,6 +450,61 @@ def test_picture_json_and_overwrite(base: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["both.png", "out.nii.gz"]
 
 
+SIDECAR = {"EchoTime": 0.003, "PatientName": "Doe^Jane", "Unknown": {"Name": "Doe"}, "Manufacturer": "Acme"}
+
+
+def test_a_sidecar_comes_along_cleaned_and_marked(base: Path, tmp_path: Path) -> None:
+    for name in ("scan.v2.nii", "mask.nii"):
+        shutil.copy(base / name.replace(".v2", ""), tmp_path / name)
+    (tmp_path / "scan.v2.json").write_text(json.dumps(SIDECAR))
+    arguments = ("--brain-mask", tmp_path / "mask.nii", "--seed", 1)
+    (tmp_path / "out").mkdir()
+    for name, more in {"clean": (), "kept": ("--metadata", "keep"), "left": ("--no-sidecar",)}.items():
+        out = tmp_path / "out" / f"{name}.nii.gz"
+        assert run("deidentify", tmp_path / "scan.v2.nii", out, *arguments, *more).exit_code == 0
+    found = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert found == ["clean.json", "clean.nii.gz", "kept.json", "kept.nii.gz", "left.nii.gz"]
+    clean, kept = (json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("clean", "kept"))
+    assert {k: clean.pop(k) for k in ("EchoTime", "Manufacturer")} == {"EchoTime": 0.003, "Manufacturer": "Acme"}
+    assert clean.keys() == {"DeidentificationMethod", "DeidentificationMethodCodeSequence"}
+    assert clean["DeidentificationMethod"][-1].startswith("cpmae ")
+    assert clean["DeidentificationMethodCodeSequence"][-1]["CodeValue"] == "113102"
+    assert SIDECAR.items() <= kept.items() and clean.items() <= kept.items()
+    assert json.loads((tmp_path / "scan.v2.json").read_text()) == SIDECAR
+
+
+BAD_SIDECARS: dict[str, tuple[bytes, str, tuple[str, ...], tuple[str, ...]]] = {
+    "not JSON": (b"{", "out.nii", ("--overwrite",), ("scan.json is not JSON", "correct it")),
+    "no object": (b"[1]", "out.nii", ("--overwrite",), ("scan.json holds a list", "one JSON object")),
+    "not UTF-8": (b"\xe9", "out.nii", ("--overwrite",), ("not UTF-8",)),
+    "one is there": (b"{}", "out.nii", (), ("out.json exists already", "--overwrite")),
+    "the scan's own": (b"{}", "scan.nii.gz", ("--overwrite",), ("scan.json is the input itself",)),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SIDECARS)
+def test_image_and_sidecar_are_written_both_or_none(folder: Path, case: str) -> None:
+    raw, out, more, words = BAD_SIDECARS[case]
+    (folder / "scan.json").write_bytes(raw)
+    (folder / "out.json").write_text("precious")
+    before = contents(folder)
+    ran = run("deidentify", folder / "scan.nii", folder / out, "--brain-mask", folder / "mask.nii", *more)
+    assert_refused(ran, folder, before, *words)
+
+
+def test_folders_have_no_sidecars(folder: Path) -> None:
+    before = contents(folder)
+    ran = run("deidentify", folder, folder / "out", "--no-sidecar")
+    assert_refused(ran, folder, before, code=2)
+    assert "--no-sidecar is for files" in " ".join(ran.stderr.replace("│", " ").split())
+
+
+def test_without_a_sidecar_of_its_own_a_scan_leaves_others_alone(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.json").write_text("of something else")
+    again(base, tmp_path / "out.nii")
+    assert (tmp_path / "out.json").read_text() == "of something else"
+
+
 def test_allow_unusual_mask_warns_on_stderr(base: Path, tmp_path: Path) -> None:
     put(tmp_path / "leak.nii", mask_bytes(leaking()))
     ran = again(base, tmp_path / "out.nii", "--brain-mask", tmp_path / "leak.nii", "--allow-unusual-mask")

@@ -26,7 +26,7 @@ def planted(kind: type, order: str) -> bytes:
             raw[offset : offset + kind_of.itemsize] = (NAME * 10)[: kind_of.itemsize]
             free += 1
     assert free >= 4
-    for field in {"extents", "session_error", "glmax", "glmin"} & set(dtype.names):
+    for field in {"extents", "session_error", "glmax", "glmin", "cal_max", "cal_min"} & set(dtype.names):
         kind_of, offset = dtype.fields[field][:2]
         raw[offset : offset + kind_of.itemsize] = NAME[: kind_of.itemsize]
     return bytes(raw)
@@ -41,6 +41,7 @@ def test_no_planted_name_survives_and_the_image_is_the_same(kind: type, order: s
     clean = b"".join(metadata.clean_nifti(scan).to_bytes())
     assert NAME not in clean and NAME[:4] not in clean and NAME[:2] not in clean[:348]
     found = nifti.parse(clean, "clean.nii")
+    assert found.header["cal_max"] == found.header["cal_min"] == 0  # extremes of the original
     assert np.array_equal(found.stored, scan.stored) and np.array_equal(found.affine, scan.affine)
     for field in ("dim", "datatype", "pixdim", "xyzt_units", "qform_code", "sform_code", "scl_slope", "intent_code"):
         assert np.array_equal(found.header[field], scan.header[field], equal_nan=field == "scl_slope"), field

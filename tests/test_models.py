@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from cpmae import canonical
 from cpmae.errors import WeightsError
@@ -16,7 +17,7 @@ from cpmae.models import checkpoint
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.layers import channels_to_space, space_to_channels
 from cpmae.models.mae import MAEConfig
-from cpmae.models.paint import paint_labels, texture
+from cpmae.models.paint import paint_labels, shares, texture
 from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 from cpmae.models.vqvae import COARSE, FINE, VQVAEConfig, code_shape
@@ -102,6 +103,22 @@ def test_paint_follows_tissues_and_texture() -> None:
     torch.testing.assert_close(painted[tissue == TISSUES.index("csf")], csf.expand(int((tissue == 1).sum())))
     flat = paint_labels(tissue, paints, torch.ones_like(fat), torch.zeros_like(mottle))
     torch.testing.assert_close(flat[soft], paints[PAINTS.index("fat")].expand(int(soft.sum())))
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_shares_times_paints_are_the_painted_head(step: int) -> None:
+    atlas = checkpoint.load().atlas[:, 60:200, 40:200]
+    paints = torch.linspace(0.1, 1.2, len(PAINTS))
+    fields = texture(atlas, torch.Generator().manual_seed(0))
+    painted = F.avg_pool3d(paint_labels(atlas, paints, *fields)[None], step)[0]
+    parts = list(shares(atlas, *texture(atlas, torch.Generator().manual_seed(0), step)))
+    found = sum(paint * part for paint, part in zip(paints, parts, strict=True))
+    if step == 1:
+        assert ((found - painted).abs() < 1e-5).float().mean() > 0.99  # each part is cut off at 0, not the sum alone
+    assert abs(float((found - painted).mean())) < 2e-3
+    assert np.corrcoef(found.ravel(), painted.ravel())[0, 1] > 0.98
+    plain = sum(part for name, part in zip(PAINTS, parts, strict=True) if name in ("air", "csf", "eye"))
+    assert 0 <= plain.min() and plain.max() <= 1  # type: ignore[union-attr]
 
 
 def test_sampled_codes_keep_the_visible_ones(model: HeadModel) -> None:

@@ -1,5 +1,7 @@
 """The promises, on the whole way of a scan."""
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import phantom
@@ -102,6 +104,30 @@ def test_scans_of_one_person_get_the_same_head(model: HeadModel) -> None:
     far = Volume(scan.stored, np.array([[1, 0, 0, 40.0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ scan.affine)
     with pytest.raises(BrainMaskError, match="40 mm"):
         pipeline.deidentify(far, brain_mask=brain, weights=model, head=first.head)
+
+
+def test_a_head_is_given_to_another_session(model: HeadModel, tmp_path: Path) -> None:
+    """As much as the two brains allow: here they are the same, in another place, so the head is the same too."""
+    scan, brain = scan_of(storage=("float32", 1.0, 0.0)), brain_of()
+    first = run(scan, brain, model)
+    steps.save_head(tmp_path / "head.npz", first.head)
+    head = steps.load_head(tmp_path / "head.npz")
+    affine = phantom.turned(brain, "oblique")[1]
+    affine[:3, 3] += 40
+    moved = Volume(scan.stored, affine)
+    again = run(nifti.from_image(nib.Nifti1Image(moved.data, moved.affine)), brain, model, head=head.elsewhere())
+    assert again.head.pose is not None and again.head.field.equal(first.head.field)
+    assert np.corrcoef(first.image.stored[~brain], again.image.stored[~brain])[0, 1] > 0.98
+    with pytest.raises(ValueError, match="save the one it comes from"):
+        steps.save_head(tmp_path / "other.npz", head.elsewhere())
+    # and nothing but brains gets through: neither around this one, nor around that of the scan that lent the head
+    noise = np.random.default_rng(0).normal(500, 300, brain.shape)
+    changed = scan.with_stored(np.where(brain, scan.stored, noise).astype(np.float32))
+    lent = run(changed, brain, model).head
+    assert lent.field.equal(first.head.field)
+    other = nib.Nifti1Image(np.where(brain, moved.data, -noise).astype(np.float32), moved.affine)
+    once_more = run(nifti.from_image(other), brain, model, head=lent.elsewhere())
+    assert once_more.image.stored.tobytes() == again.image.stored.tobytes()
 
 
 def test_margin_and_region_protect_more(model: HeadModel) -> None:

@@ -14,7 +14,6 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cpmae import canonical
-from cpmae.compose import with_noise
 from cpmae.io import nifti
 from cpmae.models.paint import paint_labels, texture
 from cpmae.models.tissue import PAINTS
@@ -48,7 +47,8 @@ def main() -> None:
     affine[:3, 3] = affine[:3, :3] @ (-np.array(SHAPE) / 2) + [0, 12, -38]
     pose = canonical.Pose(np.eye(4), 1.0, 0.0)
     native = canonical.resample_like(clean.astype(np.float32), pose, SHAPE, affine)
-    noisy = with_noise(native, 3.0, rng)
+    real, imaginary = rng.standard_normal((2, *SHAPE), np.float32) * np.float32(3)
+    noisy = np.hypot(np.maximum(native, 0) + real, imaginary)
     # stored left to right, front to back: not the order that code likes best
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])
     flip[:2, 3] = np.array(SHAPE[:2]) - 1

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from cpmae.errors import BrainMaskError
 from cpmae.models.field import GRID_SHAPE
 from cpmae.models.vqvae import STEP_MM
-from cpmae.volume import Volume, voxel_sizes
+from cpmae.volume import Volume, quantiles, voxel_sizes
 
 GRID_ORIGIN = (96, 102, 165)
 GRID_AFFINE = np.array(
@@ -167,7 +167,7 @@ def brain_unit(volume: Volume, brain: NDArray[np.bool_]) -> Unit:
     the floor. The scale is the distance from there to the median of the brain.
     """
     values = volume.data[brain]
-    low, median = np.percentile(values[np.isfinite(values)], [0.5, 50])
+    low, median = quantiles(values[np.isfinite(values)], (0.005, 0.5))
     floor = min(0.0, float(low))
     return Unit(floor, max(float(median) - floor, float(np.finfo(np.float32).tiny)))
 

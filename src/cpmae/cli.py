@@ -130,6 +130,10 @@ def deidentify(
     picture: Annotated[
         Path | None, typer.Option(help="Write a before/after picture here, .png. It shows the original face.")
     ] = None,
+    no_sidecar: Annotated[
+        bool,
+        typer.Option("--no-sidecar", help="Leave the scan's JSON sidecar; otherwise it is cleaned and written too."),
+    ] = False,
     as_json: AsJson = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist already.")] = False,
     retain: Annotated[
@@ -149,6 +153,8 @@ def deidentify(
 
     _one_of_two(brain_mask, brain_extractor)
     _only_for_dicom(input, metadata, retain, allow_burned_in)
+    if no_sidecar and input.is_dir():
+        raise typer.BadParameter("--no-sidecar is for files, DICOM folders have no sidecars")
     options = Options(
         brain_extractor=brain_extractor or "deepbet",
         margin_mm=margin_mm,
@@ -170,6 +176,7 @@ def deidentify(
             save_brain_mask=save_brain_mask,
             picture=picture,
             weights=weights,
+            sidecar=not no_sidecar,
             overwrite=overwrite,
             progress=tell,
         )

@@ -56,7 +56,7 @@ def bids(
     ] = None,
     slurm: Annotated[bool, typer.Option("--slurm", help="Work in jobs of Slurm, through dask-jobqueue.")] = False,
     subject_key: Annotated[
-        Path | None, typer.Option(help="A secret; all scans of one person then get the same draw.")
+        Path | None, typer.Option(help="A secret; all scans of one person then get the same head.")
     ] = None,
     keep_column: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Keep this column of the tables too (repeat it).")

@@ -6,6 +6,7 @@ Everything here looks at protected voxels alone: how strong the noise is, and wh
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cpmae.io.nifti import NiftiScan
@@ -39,15 +40,17 @@ def noise_level(volume: Volume, brain: NDArray[np.bool_]) -> float:
 
 def _pairs(data: NDArray, axis: int) -> tuple[NDArray, NDArray]:
     n = data.shape[axis] // 2 * 2
-    return data.take(range(0, n, 2), axis), data.take(range(1, n, 2), axis)
+    before = (slice(None),) * axis
+    return data[*before, 0:n:2], data[*before, 1:n:2]
 
 
-def with_noise(clean: NDArray[np.float32], sigma: float, rng: np.random.Generator) -> NDArray[np.float32]:
+def with_noise(clean: NDArray[np.float32], sigma: float, generator: torch.Generator) -> NDArray[np.float32]:
     """Rician noise, as a magnitude image has it: Gaussian on both channels. Changes `clean` (X, Y, Z) in place."""
     if sigma > 0:
         for part in _slabs(clean.shape):
-            real, imaginary = rng.standard_normal((2, *clean[part].shape), np.float32) * np.float32(sigma)
-            np.hypot(np.maximum(clean[part], 0) + real, imaginary, out=clean[part])
+            values = torch.from_numpy(clean[part]).clamp_(min=0)
+            real, imaginary = torch.empty(2, *values.shape).normal_(0, sigma, generator=generator)
+            values.add_(real).square_().add_(imaginary.square_()).sqrt_()
     return clean
 
 

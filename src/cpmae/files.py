@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpmae import metadata
+from cpmae import __version__, metadata, metadata_json
 from cpmae.brain import load_brain_mask
 from cpmae.io import forms, nifti
 from cpmae.io.mask import mask_scan
 from cpmae.io.run import NiftiRun, mean_of
+from cpmae.io.sidecar import dumped, sidecar_of
+from cpmae.io.sidecar import read as read_sidecar
 from cpmae.io.together import Writer, check_outputs, write_together
 from cpmae.options import Options
 
@@ -35,6 +37,7 @@ def deidentify_file(
     picture: Path | None = None,
     weights: "str | Path | HeadModel | None" = None,
     head: "Head | None" = None,
+    sidecar: bool = False,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
     beside: "Callable[[Deidentified | DeidentifiedRun], Sequence[tuple[Path, Writer]]] | None" = None,
@@ -51,6 +54,7 @@ def deidentify_file(
         picture: where a before/after picture goes, .png; it shows the original face. Of a 4-D file, the mean volumes.
         weights: a weight file or a model from `checkpoint.load`; the package's own if None.
         head: of another scan's result, to be used again; see `pipeline.deidentify`.
+        sidecar: if `input` has a JSON sidecar beside it, write one beside `output`, cleaned as the header is.
         overwrite: replace outputs that exist.
         progress: called with the name of each stage.
         beside: further files to write with the result, which it is given; they replace what is there.
@@ -60,15 +64,19 @@ def deidentify_file(
         OutputError and what `pipeline.deidentify` raises.
     """
     tell = progress or (lambda stage: None)
+    described = sidecar_of(input) if sidecar and sidecar_of(input).is_file() else None
     check_outputs(
-        [file for p in (input, brain_mask) if p for file in forms.files_of(p)],
+        [*(file for p in (input, brain_mask) if p for file in forms.files_of(p)), *([described] if described else [])],
         [p for p in (save_brain_mask,) if p],
         [p for p in (picture,) if p],
-        own=forms.result_files(input, output),
+        own=(*forms.result_files(input, output), *([sidecar_of(output)] if described else [])),
         overwrite=overwrite,
     )
     tell("reading")
     run = forms.open_scan(input)
+    fields = None
+    if described:
+        fields = metadata_json.sidecar(read_sidecar(described), options, f"cpmae {__version__}")
     mask = load_brain_mask(brain_mask, run.shape, run.affine) if brain_mask else None
     done = _run if run.count > 1 else _scan
     result, marked, volumes = done(run, options, mask, weights, head, tell)
@@ -83,9 +91,20 @@ def deidentify_file(
     if save_brain_mask:
         grid = run.volume(np.zeros(run.shape, run.dtype, order="F"))
         files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(grid, result.brain_mask))))
+    if fields is not None:
+        files.append((sidecar_of(output), lambda path: path.write_text(dumped(fields), "utf-8")))
     files += beside(result) if beside else ()
     write_together([*files, *forms.writers(output, marked, volumes())], staging)
     return result
+
+
+def draw_head(input: Path, options: Options, weights: "str | Path | HeadModel | None" = None) -> "Head":
+    """The head that `deidentify_file` draws for a scan without a given mask, alone. Raises as that does."""
+    from cpmae import steps
+
+    run = forms.open_scan(input)
+    volume = run.mean() if run.count > 1 else run.only().scaled()
+    return steps.draw_head(volume, options, weights, input.name)
 
 
 def _scan(run: NiftiRun, options: Options, mask: Any, weights: Any, head: Any, tell: Any) -> "_Done":

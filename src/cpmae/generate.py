@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cpmae.canonical import Conformed
-from cpmae.models.field import GRID_SHAPE, dense, warp_volume
+from cpmae.models.field import GRID_SHAPE, dense, pull, sampling_grid, warp_volume
 from cpmae.models.head import HeadModel
 from cpmae.models.mae import known_coarse
-from cpmae.models.paint import paint_labels, texture
+from cpmae.models.paint import paint_labels, shares, texture
 from cpmae.models.palette import brain_depth, brain_profile
 from cpmae.models.tissue import PAINTS
 from cpmae.models.vqvae import COARSE, FINE, STEP_MM, code_shape
@@ -107,12 +107,9 @@ def paint_shares(
         for each of `PAINTS`, (X / step, Y / step, Z / step) float32.
     """
     x, y, z = (n // step for n in GRID_SHAPE)
-    atlas, into, beside = model.atlas.cpu(), dense(field, (x, y, z)), beside_brain(mask, (x, y, z))
-    fields = texture(atlas, generator)
-    for name, paint in zip(PAINTS, torch.eye(len(PAINTS)), strict=True):
-        painted = paint_labels(atlas, paint, *fields)[None]
-        share = warp_volume(F.avg_pool3d(painted, step) if step > 1 else painted, into)[0]
-        yield share.lerp_(torch.tensor(float(name == "bone")), beside)
+    atlas, into, beside = model.atlas.cpu(), sampling_grid(dense(field, (x, y, z))), beside_brain(mask, (x, y, z))
+    for name, share in zip(PAINTS, shares(atlas, *texture(atlas, generator, step)), strict=True):
+        yield pull(share[None], into)[0].lerp_(torch.tensor(float(name == "bone")), beside)
 
 
 def beside_brain(mask: NDArray[np.bool_], shape: tuple[int, int, int]) -> Tensor:

@@ -12,7 +12,9 @@ from cpmae.io.run import NiftiRun
 Image = TypeVar("Image", NiftiScan, NiftiRun)
 
 # Fields of NIfTI-1 and NIfTI-2 that no software needs to read the image, and that hold names, dates, paths and numbers
-# of sessions in the wild; glmax and glmin are the extremes of the whole original.
+# of sessions in the wild. glmax and glmin are the extremes of the whole original, and so often are cal_max and cal_min,
+# the range to display; all go to 0, "not set" (viewers then look at the voxels), and are not taken from the result: of
+# a run, the header is written before the volumes are made, and nobody misses a range that fitted another image.
 _IDENTIFYING = (
     "descrip",
     "aux_file",
@@ -25,16 +27,19 @@ _IDENTIFYING = (
     "regular",
     "glmax",
     "glmin",
+    "cal_max",
+    "cal_min",
 )
 
 
-# The same of Analyze headers, whose names for these bytes are others; of the extremes in the original, all.
+# The same of Analyze headers, whose names for these bytes are others. The extremes stay where the scaling follows from
+# them: without it, the brain's intensities would not be what they were.
 _ANALYZE_IDENTIFYING = (
     *("data_type", "db_name", "extents", "session_error", "regular", "hkey_un0", "cal_units", "unused1", "funused3"),
     *("compressed", "verified", "descrip", "aux_file", "generated", "scannum", "patient_id", "exp_date", "exp_time"),
     *("hist_un0", "views", "vols_added", "start_field", "field_skip", "omax", "omin", "smax", "smin"),
 )
-_ANALYZE_EXTREMES = ("glmax", "glmin")
+_ANALYZE_EXTREMES = ("glmax", "glmin", "cal_max", "cal_min")
 
 
 def clean_nifti(scan: Image) -> Image:

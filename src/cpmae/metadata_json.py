@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from cpmae.options import Options
+
 CLEAN_FEATURES = "113102"
 _DCM_CODES = {  # DICOM PS3.16, CID 7050
     "113100": "Basic Application Confidentiality Profile",
@@ -67,6 +69,14 @@ _TEXTS = frozenset(
 )
 _MAX_TEXT = 80  # characters; longer ones are prose
 _DATE = re.compile(r"(?<!\d)(19|20)\d\d[-/.]?[01]\d[-/.]?[0-3]\d(?!\d)")
+
+
+def sidecar(fields: Mapping[str, Any], options: Options, tool: str) -> dict[str, Any]:
+    """The sidecar of a result: that of its scan, cleaned if the options say so, with what was done by which tool."""
+    kept = clean(fields) if options.clean_metadata else fields
+    what = "face and ears" if options.region == "face" else "everything outside the brain"
+    method = f"{tool}: {what} replaced by a generated head"
+    return marked(kept, method, fields.get("DeidentificationMethodCodeSequence"))
 
 
 def clean(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def deidentify(
         device: "auto", "cpu", "cuda" or "mps".
         weights: a weight file or a model from `checkpoint.load`; the package's own if None.
         allow_unusual_mask: warn of a mask whose place or shape no template brain has, instead of refusing it.
-        head: of the result of another scan of the same person, whose head this one shall have as well.
+        head: of the result of another scan of the same person, whose head this one shall have as well; in another world
+            frame, `head.elsewhere()`.
         progress: called with the name of each stage.
 
     Raises:
@@ -83,7 +84,7 @@ def deidentify(
     tell = progress or (lambda stage: None)
     options = Options(brain_extractor, margin_mm, region, clean_metadata, seed, device, allow_unusual_mask)
     scan = _as_scan(scan)
-    noise, generator = steps.generators(seed)
+    noise, generator, texture = steps.generators(seed)
     device = steps.usable_device(device)
     volume = scan.scaled()
     nifti.check_is_scan(volume)
@@ -94,13 +95,13 @@ def deidentify(
     tell("generating a head")
     model = steps.load_model(weights, device)
     looked = steps.look_at_brain(volume, found)
-    head = head or steps.draw(model, volume, found, looked, region, generator)
-    painted = paint_head(model, head.field, looked.conformed.mask, paints_for(model, looked.conformed), generator)
+    head = steps.Head(found.pose, head.field) if head else steps.draw(model, volume, found, looked, region, generator)
+    painted = paint_head(model, head.field, looked.conformed.mask, paints_for(model, looked.conformed), texture)
 
     tell("putting it around the brain")
     values = canonical.resample_like(painted.numpy(), found.pose, scan.stored.shape, scan.affine)
     sigma = compose.noise_level(volume, found.mask) / looked.unit.scale
-    values = compose.with_noise(values, sigma, np.random.default_rng(noise))
+    values = compose.with_noise(values, sigma, noise)
     result = compose.compose(scan, found.protected, looked.unit.unscale(values))
     result = metadata.clean_nifti(result) if clean_metadata else result
     result = result.marked(steps.MARK)

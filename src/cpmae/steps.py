@@ -1,7 +1,7 @@
 """What a 3-D scan and a 4-D run have in common on their way: a brain found and checked, a head drawn around it."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from cpmae import __version__, brain, canonical
 from cpmae.errors import BrainMaskError, DeviceError, ScanError
 from cpmae.generate import generate_field
+from cpmae.io import nifti
 from cpmae.io.nifti import NiftiScan
 from cpmae.io.run import NiftiRun
 from cpmae.models import checkpoint
@@ -32,15 +33,33 @@ MAX_STRAY_ML = 15.0  # of the mask where no brain reaches; real masks have 3 to 
 
 @dataclass(frozen=True)
 class Head:
-    """A head that was drawn around a brain; other scans of that person in the same world frame can be given it too.
+    """A head that was drawn around a brain; other scans of that person can be given it too.
 
     Attributes:
-        pose: where the brain lies.
+        pose: where the brain lies; None if each scan's own brain has to tell.
         field: (3, X/8, ...) float32, mm, into the model's atlas; see `models.field`.
     """
 
-    pose: canonical.Pose
+    pose: canonical.Pose | None
     field: Tensor
+
+    def elsewhere(self) -> "Head":
+        """The same head for scans in another world frame, of another session, say."""
+        return replace(self, pose=None)
+
+
+def save_head(path: Path, head: Head) -> None:
+    """Write a head that has a pose to an .npz file. It follows from seed and brain; it is nothing to be shared."""
+    if head.pose is None:
+        raise ValueError("a head for scans elsewhere is not kept, save the one it comes from")
+    np.savez(path, field=head.field.numpy(), **asdict(head.pose))
+
+
+def load_head(path: Path) -> Head:
+    """The inverse of `save_head`."""
+    with np.load(path, allow_pickle=False) as file:
+        pose = canonical.Pose(file["matrix"], float(file["overlap"]), float(file["stray_ml"]))
+        return Head(pose, torch.from_numpy(file["field"]))
 
 
 @dataclass(frozen=True)
@@ -54,7 +73,7 @@ class Found:
 
 
 def find(volume: Volume, given_mask: NDArray | None, options: Options, device: str, head: Head | None) -> Found:
-    """Find the brain, or check the mask that is given, and its pose, which is that of `head` if there is one.
+    """Find the brain, or check the mask that is given, and its pose, which is that of `head` if it has one.
 
     Raises:
         ScanError, BrainMaskError, MissingExtraError: as `pipeline.deidentify`.
@@ -63,12 +82,12 @@ def find(volume: Volume, given_mask: NDArray | None, options: Options, device: s
     warnings = brain.check_brain_mask(mask, volume.affine) + _check_intensities(volume, mask)
     pose = canonical.align(mask, volume.affine)
     warnings += _check_pose(pose, options.allow_unusual_mask)
-    if head is not None:
+    if head is not None and head.pose is not None:
         apart = float(np.linalg.norm(pose.matrix[:3, 3] - head.pose.matrix[:3, 3]))
         if apart > MAX_APART_MM:
             raise BrainMaskError(
                 f"the brain lies {apart:.0f} mm from where the given head's is (at most {MAX_APART_MM:.0f} mm); "
-                "give scans of one person in one world frame the same head"
+                "give the same head to scans of one person in one world frame, or `head.elsewhere()`"
             )
         pose = head.pose
     protected = protected_voxels(mask, volume.affine, pose, options.region, options.margin_mm)
@@ -97,6 +116,23 @@ def draw(
     return Head(found.pose, generate_field(model, looked.conformed, kept, generator))
 
 
+def draw_head(volume: Volume, options: Options, weights: "str | Path | HeadModel | None", name: str) -> Head:
+    """The head that `pipeline.deidentify` would draw for a scan: a function of options, with their seed, and brain.
+
+    Args:
+        volume: a scan, or the mean volume of a run.
+        name: of the scan, for messages.
+
+    Raises:
+        ScanError, BrainMaskError, WeightsError, DeviceError, MissingExtraError: as `pipeline.deidentify`.
+    """
+    _, generator, _ = generators(options.seed)
+    device = usable_device(options.device)
+    nifti.check_is_scan(volume, name)
+    found = find(volume, None, options, device, None)
+    return draw(load_model(weights, device), volume, found, look_at_brain(volume, found), options.region, generator)
+
+
 def load_model(weights: "str | Path | HeadModel | None", device: str) -> HeadModel:
     """A weight file's model, the package's own if None; a model as it is."""
     if isinstance(weights, HeadModel):
@@ -110,16 +146,21 @@ def _own_model(device: str) -> HeadModel:
     return checkpoint.load(None, device)
 
 
-def generators(seed: int | None) -> tuple[np.random.SeedSequence, torch.Generator]:
-    """For the noise and for the head. Without a seed, from the system's secure source, and then forgotten.
+def generators(seed: int | None) -> tuple[torch.Generator, torch.Generator, torch.Generator]:
+    """For the noise, the head and its texture. Without a seed, from the system's secure source, and then forgotten.
+
+    The texture has its own, so that a head has the same one whether it was just drawn or is given again.
 
     Raises:
         ValueError: for a seed out of range.
     """
     if seed is not None and not 0 <= seed < 2**63:
         raise ValueError(f"the seed is {seed}, choose 0 to 2^63 - 1")
-    noise, head = np.random.SeedSequence(secrets.randbits(128) if seed is None else seed).spawn(2)
-    return noise, torch.Generator().manual_seed(int(head.generate_state(1, np.uint64)[0] >> 1))
+    parts = np.random.SeedSequence(secrets.randbits(128) if seed is None else seed).spawn(3)
+    noise, head, texture = (
+        torch.Generator().manual_seed(int(part.generate_state(1, np.uint64)[0] >> 1)) for part in parts
+    )
+    return noise, head, texture
 
 
 def usable_device(name: str) -> str:

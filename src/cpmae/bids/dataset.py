@@ -122,7 +122,15 @@ def _remove_empty(target: Path, names: Iterable[str]) -> None:
 def summarize(scans: Sequence[Scan], target: Path, staging: Path) -> Counter[str]:
     """Write `summary.tsv`, a line a scan of the input, and count them by "done", "failed" and "missing"."""
     records = {record["name"]: record for record in Records(target).all()}
-    columns = ("brain_mask_from", "brain_ml", "template_overlap", "protected_voxels", "replaced_voxels", "warnings")
+    columns = (
+        "brain_mask_from",
+        "head_from",
+        "brain_ml",
+        "template_overlap",
+        "protected_voxels",
+        "replaced_voxels",
+        "warnings",
+    )
     rows, counts = [], Counter[str]()
     for scan in scans:
         record = records.get(str(scan.path), {"state": "missing", "account": {}, "reason": "not done yet"})

@@ -61,6 +61,15 @@ def grid_of(path: Path) -> Grid:
     return Grid(shape, best_affine(header, path.name), code)  # type: ignore[arg-type]
 
 
+def same_frame(grid: Grid, other: Grid) -> bool:
+    """Whether two scans of one session give places in the same frame, by the rule."""
+    return _same_grid(grid, other) or (grid.code == other.code and grid.code != 0)
+
+
+def _same_grid(grid: Grid, other: Grid) -> bool:
+    return grid.shape == other.shape and grid_distance_mm(grid.shape, grid.affine, other.affine) <= SAME_MM
+
+
 def mask_for(grid: Grid, other: Grid, mask: Path) -> NDArray[np.bool_] | None:
     """The brain mask of another scan on this one's grid, (X, Y, Z) bool, or None if the rule says that it is not one's.
 
@@ -71,11 +80,10 @@ def mask_for(grid: Grid, other: Grid, mask: Path) -> NDArray[np.bool_] | None:
     Raises:
         ScanError: if the mask cannot be read.
     """
-    same = grid.shape == other.shape and grid_distance_mm(grid.shape, grid.affine, other.affine) <= SAME_MM
-    if not same and (grid.code != other.code or grid.code == 0):
+    if not same_frame(grid, other):
         return None
     found = nifti.load(mask).stored != 0
-    if same:
+    if _same_grid(grid, other):
         return found
     to_other = np.linalg.inv(other.affine) @ grid.affine
     moved = ndimage.affine_transform(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -25,6 +25,7 @@ _MASK_ENTITIES = {
 }
 _PLAIN_MASK = {"T1w", "dwi", "bold"}  # whose mask is `desc-brain`; those of others name their suffix too
 _DEFACEMASK_ENTITIES = {"sub", "ses", "task", "ce", "rec", "chunk", "acq", "run"}
+_SHOW_BRAINS_WELL = ("T1w", "T2w", "FLAIR", "PDw")  # and to every extractor
 _PHASES = {"phase", "phasediff", "phase1", "phase2", "fieldmap"}
 
 
@@ -49,7 +50,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Reference:
-    """Another scan whose brain mask may be this one's, and later whose head."""
+    """Another scan whose brain mask may be this one's."""
 
     scan: PurePosixPath
     mask: PurePosixPath
@@ -63,6 +64,7 @@ class Task:
         mask: where the brain mask goes; in the hidden folder of the run where BIDS has no name for it.
         defacemask: where the mask of what was replaced goes, if anywhere.
         references: scans to take the mask of, best first.
+        head: the person's scan whose head this one gets, in whatever session it is; None if it draws its own.
         is_phase: nothing but another scan can tell where the brain is.
         sidecars: JSON files that say something of the scan, from the top down.
         tables: other files of the scan, with the JSON files that describe them, and where they go.
@@ -79,6 +81,7 @@ class Task:
     mask: PurePosixPath
     defacemask: PurePosixPath | None
     references: tuple[Reference, ...]
+    head: PurePosixPath | None
     is_phase: bool
     sidecars: tuple[PurePosixPath, ...]
     tables: tuple[tuple[PurePosixPath, tuple[PurePosixPath, ...], PurePosixPath], ...]
@@ -95,9 +98,12 @@ def jobs(
     by_session: dict[tuple[str, str | None], list[Scan]] = {}
     for scan in dataset.scans:
         by_session.setdefault(scan.session, []).append(scan)
+    heads = head_scans(by_session.values()) if settings.key is not None else {}
     found = []
     for scan in scans:
         near = references(scan, by_session[scan.session])
+        head = heads.get(scan.name.entities["sub"])
+        head = None if head == scan.path else head
         options = settings.options
         if settings.key is not None:
             options = replace(options, seed=subject_key.seed_of(settings.key, scan.name.entities["sub"]))
@@ -112,6 +118,7 @@ def jobs(
             mask=mask_path(scan, settings.placement),
             defacemask=_defacemask(scan) if settings.placement == "raw" else None,
             references=tuple(Reference(r.path, mask_path(r, settings.placement)) for r in near),
+            head=head,
             is_phase=is_phase(scan),
             sidecars=tuple(dataset.inherited(scan)),
             tables=tuple(_tables(dataset, scan, settings.placement)),
@@ -119,13 +126,15 @@ def jobs(
             source_uri=source_uri,
         )
         read = [scan.path, *task.sidecars, *(p for table, about, _ in task.tables for p in (table, *about))]
+        read += [head] if head else []
+        waits = dict.fromkeys([*(r.path for r in near), *([head] if head else [])])
         found.append(
             Job(
                 name=str(scan.path),
                 task=task,
                 fingerprint=_digest(fixed | {"inputs": [_identity(dataset.root, path) for path in read]}),
                 inputs=(dataset.root / scan.path,),
-                after=tuple(str(r.path) for r in near if r.path in chosen),
+                after=tuple(str(path) for path in waits if path in chosen),
             )
         )
     return sorted(found, key=lambda job: (PurePosixPath(job.name).parts[0], len(job.after)))
@@ -166,6 +175,22 @@ def references(scan: Scan, session: Sequence[Scan]) -> list[Scan]:
         same = [other for other in same if _order(other) < _order(scan)]
     t1w = [other for other in magnitudes if other.name.suffix == "T1w" and other not in same]
     return sorted(same, key=_order)[:1] + sorted(t1w, key=_order)[:1]
+
+
+def head_scans(sessions: Iterable[Sequence[Scan]]) -> dict[str, PurePosixPath]:
+    """Of each person the scan whose head all others get: the first T1w, or else the first that finds its own brain.
+
+    It is chosen among all scans of the data set, whichever of them are to be done, so that the choice changes nothing.
+    """
+    own = [scan for session in sessions for scan in session if not is_phase(scan) and not references(scan, session)]
+    found: dict[str, PurePosixPath] = {}
+    for scan in sorted(own, key=lambda s: (s.datatype != "anat", _preference(s.name.suffix), *_order(s))):
+        found.setdefault(scan.name.entities["sub"], scan.path)
+    return found
+
+
+def _preference(suffix: str) -> int:
+    return _SHOW_BRAINS_WELL.index(suffix) if suffix in _SHOW_BRAINS_WELL else len(_SHOW_BRAINS_WELL)
 
 
 def _order(scan: Scan) -> tuple[int, str]:

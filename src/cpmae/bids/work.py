@@ -1,7 +1,13 @@
-"""A scan of a data set, in a worker: image, masks, sidecars and tables, all or none."""
+"""A scan of a data set, in a worker: image, masks, sidecars and tables, all or none.
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+All scans of a person get the head of one of them (`Task.head`), which follows from seed, options and that scan's brain.
+Whoever wants it and finds it nowhere draws it again, so that no order of the scans and no killed run changes anything.
+It is kept in the private folder of the run, for the other scans of that run, and never among the results.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -9,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from cpmae import __version__, metadata_json, metadata_tsv
 from cpmae.batch.records import FOLDER
-from cpmae.bids.frames import grid_of, mask_for, write_mask
+from cpmae.bids.frames import grid_of, mask_for, same_frame, write_mask
 from cpmae.bids.plan import Task
 from cpmae.errors import BrainMaskError, ScanError
-from cpmae.files import deidentify_file
-from cpmae.io import bids
+from cpmae.files import deidentify_file, draw_head
+from cpmae.io import bids, sidecar
 from cpmae.io.together import Writer
 from cpmae.options import Options
 
 if TYPE_CHECKING:
     from cpmae.models.head import HeadModel
     from cpmae.pipeline import Deidentified
+    from cpmae.steps import Head
 
 
 def with_loaded_model(input: Path, output: Path, options: Options, *, weights: Path | None, **others: Any) -> Any:
@@ -27,14 +34,23 @@ def with_loaded_model(input: Path, output: Path, options: Options, *, weights: P
     return deidentify_file(input, output, options, weights=_model(weights, options.device), **others)
 
 
+def draw_with_loaded_model(input: Path, options: Options, *, weights: Path | None) -> "Head":
+    """`files.draw_head` with the model that this worker has loaded."""
+    return draw_head(input, options, _model(weights, options.device))
+
+
 def deidentify_scan(
-    task: Task, staging: Path, deidentify: "Callable[..., Deidentified]" = with_loaded_model
+    task: Task,
+    staging: Path,
+    deidentify: "Callable[..., Deidentified]" = with_loaded_model,
+    draw: "Callable[..., Head]" = draw_with_loaded_model,
 ) -> tuple[list[Path], dict[str, Any]]:
     """De-identify one scan of a data set; the `batch.engine.Work` of data sets.
 
     Args:
         staging: a private folder on the output's file system, for what is not complete yet.
         deidentify: what does one file, with the arguments of `with_loaded_model`.
+        draw: what draws the head of a scan alone, with the arguments of `draw_with_loaded_model`.
 
     Raises:
         what `files.deidentify_file` raises, and ScanError for sidecars and tables that cannot be read.
@@ -46,6 +62,7 @@ def deidentify_scan(
         folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="scan-", dir=staging) as private:
         mask, mask_from = _mask_of_another(task, Path(private))
+        head = _head_of_another(task, staging, mask_from is not None, draw)
         result = deidentify(
             task.source / task.scan,
             output,
@@ -53,12 +70,21 @@ def deidentify_scan(
             brain_mask=mask,
             save_brain_mask=task.target / task.mask,
             weights=task.weights,
+            head=head,
             overwrite=True,
             beside=lambda result: [*_defacemask(task, result), *files],
             staging=Path(private),
         )
+    if task.head is None and task.options.seed is not None:
+        _keep_head(result.head, _kept_head(task, staging))
     account = {key: value for key, value in result.account.items() if key != "seed"}  # it may follow from the secret
-    return [*paths, output], account | {"brain_mask_from": mask_from or account["brain_extractor"]}
+    account |= {"brain_mask_from": mask_from or account["brain_extractor"], "head_from": str(task.scan)}
+    if head is not None:
+        account["head_from"] = str(task.head)
+    elif task.head is not None:
+        text = f"no head could be drawn for {task.head}, whose head it should have; it has one of its own"
+        account["warnings"] = [*account.get("warnings", []), text]
+    return [*paths, output], account
 
 
 @cache
@@ -90,6 +116,45 @@ def _mask_of_another(task: Task, folder: Path) -> tuple[Path | None, str | None]
     return None, None
 
 
+def _head_of_another(task: Task, staging: Path, mask_is_lent: bool, draw: "Callable[..., Head]") -> "Head | None":
+    """The head of the person's other scan, in its place if this scan lies in the same frame; None if there is none.
+
+    Args:
+        mask_is_lent: the brain mask comes from another scan of the session; a scan that finds its own brain has the
+            head about that, wherever the other one's is.
+    """
+    if task.head is None:
+        return None
+    from cpmae.steps import load_head
+
+    kept = _kept_head(task, staging)
+    if kept.is_file():
+        head = load_head(kept)
+    else:
+        try:
+            head = draw(task.source / task.head, task.options, weights=task.weights)
+        except (ScanError, BrainMaskError):
+            return None
+        _keep_head(head, kept)
+    here = mask_is_lent and task.head.parent.parent == task.scan.parent.parent
+    if here and same_frame(grid_of(task.source / task.scan), grid_of(task.source / task.head)):
+        return head
+    return head.elsewhere()
+
+
+def _kept_head(task: Task, staging: Path) -> Path:
+    return staging / f"head-{task.scan.parts[0]}.npz"
+
+
+def _keep_head(head: "Head", place: Path) -> None:
+    """Whole or not at all; others may draw the same head at the same time."""
+    from cpmae.steps import save_head
+
+    begun = place.with_name(f"head-{secrets.token_hex(8)}.npz")
+    save_head(begun, head)
+    os.replace(begun, place)
+
+
 def _defacemask(task: Task, result: "Deidentified") -> list[tuple[Path, Writer]]:
     if task.defacemask is None:
         return []
@@ -104,9 +169,9 @@ def _texts(task: Task) -> list[tuple[Path, Writer]]:
     """Sidecars and tables, cleaned."""
     texts = {_json_of(task.output): _sidecar(task)}
     if task.mask.parts[0] != FOLDER:
-        texts[_json_of(task.mask)] = _dumped({"Type": "Brain", "SpatialReference": f"bids::{task.output}"})
+        texts[_json_of(task.mask)] = sidecar.dumped({"Type": "Brain", "SpatialReference": f"bids::{task.output}"})
     for path, about, output in task.tables:
-        text = _read(task.source / path)
+        text = sidecar.read_text(task.source / path)
         if path.suffix != ".tsv":
             texts[output] = _numbers(text, path)
             continue
@@ -118,23 +183,18 @@ def _texts(task: Task) -> list[tuple[Path, Writer]]:
             described = _merged(task.source, about)
         texts[output] = text
         if described:
-            texts[_json_of(output)] = _dumped(described)
+            texts[_json_of(output)] = sidecar.dumped(described)
     return [(task.target / path, _writer(text)) for path, text in texts.items()]
 
 
 def _sidecar(task: Task) -> str:
-    fields = _merged(task.source, task.sidecars)
-    intended = fields.get("IntendedFor")
-    codes = fields.get("DeidentificationMethodCodeSequence")
-    if task.options.clean_metadata:
-        fields = metadata_json.clean(fields)
-        if task.placement == "raw" and (paths := _bids_paths(intended)):
-            fields["IntendedFor"] = paths
-    what = "face and ears" if task.options.region == "face" else "everything outside the brain"
-    fields = metadata_json.marked(fields, f"cpmae {__version__}: {what} replaced by a generated head", codes)
+    before = _merged(task.source, task.sidecars)
+    fields = metadata_json.sidecar(before, task.options, f"cpmae {__version__}")
+    if task.options.clean_metadata and task.placement == "raw" and (paths := _bids_paths(before.get("IntendedFor"))):
+        fields["IntendedFor"] = paths
     if task.placement == "derivative":
         fields |= {"SkullStripped": False, **_sources(task)}
-    return _dumped(fields)
+    return sidecar.dumped(fields)
 
 
 def _sources(task: Task) -> dict[str, list[str]]:
@@ -145,13 +205,7 @@ def _merged(root: Path, paths: Sequence[PurePosixPath]) -> dict[str, Any]:
     """The inheritance principle: the lower file overrides the upper one, field by field."""
     fields: dict[str, Any] = {}
     for path in paths:
-        try:
-            found = json.loads(_read(root / path))
-        except ValueError as error:
-            raise ScanError(f"{path} is not JSON ({error}), correct it") from error
-        if not isinstance(found, dict):
-            raise ScanError(f"{path} holds a {type(found).__name__}, a sidecar is one JSON object; correct it")
-        fields |= found
+        fields |= sidecar.read(root / path)
     return fields
 
 
@@ -172,20 +226,8 @@ def _numbers(text: str, path: PurePosixPath) -> str:
     return "".join(" ".join(row) + "\n" for row in rows)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ScanError(f"{path.name} cannot be read ({reason}), copy it again") from error
-
-
 def _json_of(path: PurePosixPath) -> PurePosixPath:
     return path.with_name(path.name.split(".")[0] + ".json")
-
-
-def _dumped(fields: Mapping[str, Any]) -> str:
-    return json.dumps(fields, indent=2) + "\n"
 
 
 def _writer(text: str) -> Writer:

@@ -65,10 +65,11 @@ class NiftiScan:
         out = np.empty(values.shape, self.stored.dtype, order="F")
         for part in _slabs(values.shape, 8):
             numbers = values[..., part].astype(np.float64)
-            numbers -= self.inter
-            numbers /= self.slope
+            if (self.slope, self.inter) != (1.0, 0.0):
+                numbers -= self.inter
+                numbers /= self.slope
             if out.dtype.kind in "iu":
-                np.nan_to_num(numbers, copy=False, nan=0.0)
+                np.copyto(numbers, 0, where=np.isnan(numbers))
                 np.rint(numbers, out=numbers)
                 np.clip(numbers, np.iinfo(out.dtype).min, np.iinfo(out.dtype).max, out=numbers)
             with np.errstate(over="ignore"):

@@ -57,9 +57,19 @@ def warp_volume(volume: Tensor, displacement: Tensor, mode: str = "bilinear") ->
     Returns:
         (C, X', Y', Z'), the border's values beyond the grid.
     """
+    return pull(volume, sampling_grid(displacement), mode)
+
+
+def sampling_grid(displacement: Tensor) -> Tensor:
+    """A displacement as `pull` wants it, for volumes that are warped alike: (1, X', Y', Z', 3)."""
     grid = torch.empty(1, *displacement.shape[1:], 3, dtype=displacement.dtype, device=displacement.device)
     for axis, (n, length) in enumerate(zip(displacement.shape[1:], GRID_SHAPE, strict=True)):
         middles = (torch.arange(n, dtype=displacement.dtype, device=displacement.device) + 0.5) * (2 / n) - 1
         place = middles.view([-1 if a == axis else 1 for a in range(3)])
         grid[0, ..., 2 - axis] = displacement[axis] * (2 / length) + place
+    return grid
+
+
+def pull(volume: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
+    """`warp_volume`, by a grid of `sampling_grid`."""
     return F.grid_sample(volume[None], grid, mode=mode, padding_mode="border", align_corners=False)[0]

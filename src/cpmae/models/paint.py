@@ -4,11 +4,14 @@ Muscle and fat share the atlas's soft tissue: fat lies between muscles in thin s
 random field, as sheets that follow no one's anatomy cost the codes nothing and give nobody away.
 """
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpmae.models.tissue import PAINTS, TISSUES
+from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 
 # how much each tissue's intensity varies from place to place, relative
 _MOTTLE = {"marrow": 0.25, "skin": 0.2, "mucosa": 0.2, "orbit": 0.3, "soft tissue": 0.12, "bone": 0.3, "blood": 0.3}
@@ -25,26 +28,28 @@ def random_field(shape: tuple[int, int, int], spacing: int, generator: torch.Gen
     return fine.div_(fine.std())
 
 
-def texture(tissue: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def texture(tissue: Tensor, generator: torch.Generator, step: int = 1) -> tuple[Tensor, Tensor]:
     """Two fields to paint with: share of fat in soft tissue (0 to 1), and mottle (mean 0, sd 1).
 
     Fat lies in sheets between muscles, and in a layer of some mm under the skin.
 
     Args:
         tissue: (X, Y, Z), even lengths, integer index of `TISSUES` or `BRAIN`.
+        step: 1, or 2 for the fields at half resolution.
 
     Returns:
-        both (X, Y, Z) float32.
+        both (X / step, Y / step, Z / step) float32.
     """
     x, y, z = (n // 2 for n in tissue.shape)  # the fields are smooth, and so made at half resolution
     sheets = random_field((x, y, z), 6, generator).add_(random_field((x, y, z), 3, generator), alpha=0.35)
-    gaps = random_field((x, y, z), 8, generator).mul_(1.5).sigmoid_()
+    gaps = random_field((x, y, z), 8, generator).mul_(3).sigmoid_()
     skin = F.avg_pool3d((tissue == TISSUES.index("skin")).float()[None, None], 2)
     under_skin = F.avg_pool3d(skin, 7, 1, 3)[0, 0].mul_(5).clamp_(max=1).mul_(_SUBCUTANEOUS)
     mottle = random_field((x, y, z), 3, generator).add_(random_field((x, y, z), 2, generator)).mul_(0.7)
     fields = torch.stack([sheets, gaps.mul_(1 - under_skin), under_skin, mottle])
-    sheets, gaps, under_skin, mottle = F.interpolate(fields[None], scale_factor=2, mode="trilinear")[0]
-    # sheets are thinner than the voxels of half resolution
+    if step == 1:  # the sheets are thinner than the voxels of half resolution
+        fields = F.interpolate(fields[None], scale_factor=2, mode="trilinear")[0]
+    sheets, gaps, under_skin, mottle = fields
     fat = sheets.mul_(1 / _SHEET).square_().neg_().exp_().mul_(gaps).add_(under_skin)
     return fat, mottle
 
@@ -65,3 +70,28 @@ def paint_labels(tissue: Tensor, paints: Tensor, fat: Tensor, mottle: Tensor) ->
     index = tissue.int()
     value = torch.addcmul(plain[index], mottled[index], mottle)
     return value.addcmul_(fatty[index], fat).clamp_(min=0)
+
+
+def shares(tissue: Tensor, fat: Tensor, mottle: Tensor) -> Iterator[Tensor]:
+    """What each of `PAINTS` adds to a head: these volumes, times the paints, sum up to `paint_labels`.
+
+    Args:
+        tissue: as for `paint_labels`.
+        fat, mottle: (X / step, Y / step, Z / step), fields of `texture`; with a step of 2, voxels are averaged in
+            blocks.
+
+    Yields:
+        for each of `PAINTS`, (X / step, Y / step, Z / step) float32.
+    """
+    step = tissue.shape[0] // fat.shape[0]
+    labels = torch.where(tissue == BRAIN, TISSUES.index("csf"), tissue)
+    blocks = torch.stack([labels[i::step, j::step, k::step] for i, j, k in np.ndindex(step, step, step)])
+    for paint in PAINTS:
+        name = "soft tissue" if paint in ("muscle", "fat") else paint
+        amount = (blocks == TISSUES.index(name)).sum(0, dtype=torch.uint8).float().div_(step**3)
+        if paint == "fat":
+            amount *= fat
+        elif name in _MOTTLE:
+            weight = torch.add(1 - fat if paint == "muscle" else 1, mottle, alpha=_MOTTLE[name])
+            amount *= weight.clamp_(min=0)
+        yield amount

@@ -11,6 +11,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from cpmae.models.tissue import PAINTS
+from cpmae.volume import quantiles
 
 DEPTHS_MM = (0, 3, 8, 16, 200)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -38,7 +39,7 @@ def brain_profile(values: NDArray[np.float32], depth: NDArray[np.float32]) -> ND
     for i in range(len(DEPTHS_MM) - 1):
         inside = values[(depth > DEPTHS_MM[i]) & (depth <= DEPTHS_MM[i + 1])]
         if len(inside) > 50:
-            profile[i] = np.quantile(inside, QUANTILES)
+            profile[i] = quantiles(inside, QUANTILES)
         elif i:
             profile[i] = profile[i - 1]
     return np.clip(profile.ravel(), 0, 6)

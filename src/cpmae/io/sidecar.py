@@ -1,0 +1,47 @@
+"""JSON sidecars of BIDS: an object of fields beside an image, under its name."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cpmae.errors import ScanError
+from cpmae.io.forms import ALL_SUFFIXES
+
+
+def sidecar_of(image: Path) -> Path:
+    """Where the sidecar of an image lies, `scan.json` beside `scan.nii.gz`, whether it is there or not."""
+    name = image.name
+    suffix = max((s for s in ALL_SUFFIXES if name.lower().endswith(s)), key=len, default="")
+    return image.with_name(name[: len(name) - len(suffix)] + ".json")
+
+
+def read_text(path: Path) -> str:
+    """Raises ScanError if it cannot be read."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ScanError(f"{path.name} cannot be read ({reason}), copy it again") from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The fields of a sidecar.
+
+    Raises:
+        ScanError: if it cannot be read, or is no JSON object.
+    """
+    try:
+        found = json.loads(read_text(path))
+    except ScanError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ScanError(f"{path.name} is not JSON ({error}), correct it") from error
+    if not isinstance(found, dict):
+        raise ScanError(f"{path.name} holds a {type(found).__name__}, a sidecar is one JSON object; correct it")
+    return found
+
+
+def dumped(fields: Mapping[str, Any]) -> str:
+    """The text of a sidecar; the inverse of `read`."""
+    return json.dumps(fields, indent=2) + "\n"
