@@ -102,15 +102,13 @@ def _texture(tissue: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor
 def _blur(volume: Tensor, sd: float) -> Tensor:
     """Partial volume: a three-tap kernel of the given standard deviation (voxels) along each axis."""
     side = sd**2 / 2
-    kernel = volume.new_tensor([side, 1 - 2 * side, side])
-    out = volume[None, None]
+    out = volume
     for axis in range(3):
-        shape = [1, 1, 1, 1, 1]
-        shape[2 + axis] = 3
-        pad = [0] * 6
-        pad[2 * (2 - axis)] = pad[2 * (2 - axis) + 1] = 1
-        out = F.conv3d(F.pad(out, pad, mode="replicate"), kernel.view(shape))
-    return out[0, 0]
+        last = out.shape[axis] - 1
+        beside = torch.cat([out.narrow(axis, 0, 1), out.narrow(axis, 0, last)], axis)
+        beside += torch.cat([out.narrow(axis, 1, last), out.narrow(axis, last, 1)], axis)
+        out = torch.lerp(out, beside / 2, 2 * side)
+    return out
 
 
 def _smooth_bias(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
