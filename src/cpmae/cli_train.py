@@ -24,7 +24,9 @@ def synth(
     leave_out: Annotated[str, typer.Option(help="Names to keep for validation, separated by commas.")] = "",
     doubtful: Annotated[
         Path | None,
-        typer.Option(help="JSON: file name to boxes (canonical mm) where that map is damaged; tools/doubtful.json."),
+        typer.Option(
+            help="JSON: ends of file names to boxes (canonical mm) where a map is wrong; see tools/doubtful.json."
+        ),
     ] = None,
     seed: Seed = 0,
 ) -> None:
@@ -35,7 +37,11 @@ def synth(
     maps = [p for p in sorted(label_maps.glob("*.nii*")) if not any(name in p.name for name in left_out)]
     if not maps:
         raise typer.BadParameter(f"no label maps (.nii, .nii.gz) in {label_maps}")
-    boxes = json.loads(doubtful.read_text()) if doubtful else {}
+    names = [p.name.split(".")[0] for p in maps]
+    given = json.loads(doubtful.read_text()) if doubtful else {}
+    if unknown := [end for end in given if not any(name.endswith(end) for name in names)]:
+        raise typer.BadParameter(f"{doubtful} speaks of {unknown[0]!r}, no label map in {label_maps} ends so")
+    boxes = {name: boxes for name in names for end, boxes in given.items() if name.endswith(end)}
     stages.make_population(maps, population, count, seed, boxes, tell=lambda text: typer.echo(text, err=True))
 
 
