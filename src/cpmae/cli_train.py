@@ -34,10 +34,11 @@ def synth(
     from cpmae.training import stages
 
     left_out = [name for name in leave_out.split(",") if name]
-    maps = [p for p in sorted(label_maps.glob("*.nii*")) if not any(name in p.name for name in left_out)]
+    found = sorted(label_maps.glob("*.nii*"))
+    maps = [p for p in found if not any(name in p.name for name in left_out)]
     if not maps:
         raise typer.BadParameter(f"no label maps (.nii, .nii.gz) in {label_maps}")
-    names = [p.name.split(".")[0] for p in maps]
+    names = [p.name.split(".")[0] for p in found]
     given = json.loads(doubtful.read_text()) if doubtful else {}
     if unknown := [end for end in given if not any(name.endswith(end) for name in names)]:
         raise typer.BadParameter(f"{doubtful} speaks of {unknown[0]!r}, no label map in {label_maps} ends so")
