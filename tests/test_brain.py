@@ -297,6 +297,12 @@ def test_a_brain_in_pieces() -> None:
     assert ["small pieces" in w for w in brain.check_brain_mask(crumbs, MM3)] == [True]
 
 
+def test_holes_in_a_brain_mask_are_told() -> None:
+    mask = ball((60, 60, 60), (30, 30, 30), 22)
+    mask[27:33, 27:33, 27:33] = False
+    assert ["holes of 6 ml" in w for w in brain.check_brain_mask(mask, MM3)] == [True]
+
+
 def test_a_brain_at_the_edge_of_the_field_of_view() -> None:
     touching = ball((60, 60, 60), (30, 30, 21), 22)
     assert ["touches the edge" in w for w in brain.check_brain_mask(touching, MM3)] == [True]

@@ -64,6 +64,20 @@ def test_a_leak_into_the_orbits_is_stray() -> None:
     assert canonical.align(leak, affine).stray_ml > canonical.align(brain, affine).stray_ml + 50
 
 
+def test_a_leak_far_from_the_brain_is_stray_too() -> None:
+    """Into the neck, say, or the mouth: farther away than the surroundings that the pose is found from."""
+    brain, affine = phantom.turned(phantom.head()[1], "RAS")
+    grown = np.pad(brain, ((20, 20), (20, 20), (80, 0)))
+    moved = affine.copy()
+    moved[:3, 3] -= affine[:3, :3] @ [20, 20, 80]
+    leak = grown.copy()
+    leak[40:54, 40:54, 2:16] = True
+    ml = leak[40:54, 40:54, 2:16].size * abs(np.linalg.det(affine)) / 1000
+    pose = canonical.align(leak, moved)
+    stray = pose.stray_ml - canonical.align(grown, moved).stray_ml
+    assert stray * np.linalg.det(pose.matrix) == pytest.approx(ml, rel=0.15)
+
+
 def test_resample_like_undoes_conform(orientation: str) -> None:
     brain, affine = phantom.turned(phantom.head()[1], orientation)
     world = np.einsum("ij,jxyz->ixyz", affine[:3, :3], np.indices(brain.shape)) + affine[:3, 3, None, None, None]
@@ -107,6 +121,14 @@ def test_beyond_the_canonical_grid_its_edge_goes_on() -> None:
     native = canonical.resample_like(column, pose, (150, 150, 200), affine)
     assert native[75, 75, 5] == 1  # 125 mm below the grid
     assert native[5, 75, 5] == native[75, 145, 190] == 0
+
+
+def test_brain_unit_where_half_of_the_brain_is_empty() -> None:
+    values = np.zeros((10, 10, 10), np.float32)
+    values[:4] = np.linspace(50, 150, 400, dtype=np.float32).reshape(4, 10, 10)
+    unit = canonical.brain_unit(Volume(values, np.eye(4)), np.ones(values.shape, bool))
+    assert unit.floor == 0
+    assert unit.scale == pytest.approx(100, rel=0.02)
 
 
 def test_brain_unit_of_standardised_intensities() -> None:

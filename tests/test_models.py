@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cpmae import canonical
 from cpmae.errors import WeightsError
-from cpmae.generate import SamplingSettings, VisibleCodes, draw_codes, no_codes
+from cpmae.generate import SamplingSettings, VisibleCodes, beside_brain, draw_codes, no_codes
 from cpmae.models import checkpoint
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.layers import channels_to_space, space_to_channels
@@ -69,6 +69,22 @@ def test_e1_does_not_see_beyond_the_mask(model: HeadModel) -> None:
     image, mask = brain_like()
     other = np.where(mask, image, 7).astype(np.float32)
     assert torch.equal(model.brain_condition(image, mask), model.brain_condition(other, mask))
+
+
+def test_one_spike_in_the_brain_does_not_outweigh_the_rest(model: HeadModel) -> None:
+    image, mask = brain_like()
+    bright, spike = image.copy(), image.copy()
+    bright[40, 40, 70], spike[40, 40, 70] = 6, 1e30
+    assert torch.equal(model.brain_condition(spike, mask), model.brain_condition(bright, mask))
+
+
+def test_no_bone_in_the_holes_of_a_mask() -> None:
+    _, mask = brain_like()
+    open_mask = mask.copy()
+    open_mask[44:48, 46:50, 70:80] = False
+    whole, holed = (beside_brain(m, SHAPE) for m in (mask, open_mask))
+    assert whole.max() == 1
+    assert torch.equal(whole, holed)
 
 
 def test_e2_does_not_see_what_is_unknown(model: HeadModel) -> None:

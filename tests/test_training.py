@@ -51,7 +51,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     affine[:3, 3] = (-90, -110, -105)
     for number, depth in enumerate((42, 50, 58)):  # chins
         nib.save(nib.Nifti1Image(label_map(depth), affine), folder / f"head-{number}.nii.gz")
-    stages.make_population(sorted(folder.glob("*.nii.gz")), folder / "people", 4, 0, EFFORT)
+    stages.make_population(sorted(folder.glob("*.nii.gz")), folder / "people", 4, 0, effort=EFFORT)
     return folder / "people"
 
 

@@ -33,6 +33,7 @@ EXTRACTORS = ("deepbet", "robex", "hd-bet")
 COMMAND = "command:"
 VOLUME_RANGE_ML = (300.0, 2500.0)  # a newborn's brain to well above the largest intracranial volume
 MAX_SECOND_PIECE = 0.2  # of the largest piece; a mask in several such pieces is not one brain
+HOLES_ML = 3.0  # in the mask, worth a warning
 STRAY_SHARE = 0.02  # of the mask in small pieces, worth a warning
 MAX_CUT = 1.3  # a ball cut in half scores 1.6, one that lost a quarter 1.1, one that lost a tenth 0.7
 MASK_GRID_TOLERANCE_MM = 0.1  # between the corners of the two grids; NIfTI's qform is float32
@@ -47,7 +48,8 @@ def extract_brain(volume: Volume, extractor: str = "deepbet", device: str = "cpu
     Args:
         volume: (X, Y, Z) scaled intensities; NaN and infinity are taken for the lowest finite value.
         extractor: one of `EXTRACTORS`, or "command:" and a command line with {input} and {mask} in it.
-        device: "cpu", "cuda" or "mps"; where the extractor is a network.
+        device: "cpu", "cuda" or "mps", for hd-bet. deepbet takes a second on the CPU and always runs there, so that
+            whoever checks a result finds the brain that was kept.
 
     Returns:
         (X, Y, Z) bool, True in the brain. Not checked: see `check_brain_mask`.
@@ -60,7 +62,7 @@ def extract_brain(volume: Volume, extractor: str = "deepbet", device: str = "cpu
     if extractor.startswith(COMMAND):
         mask = _command(finite, extractor.removeprefix(COMMAND))
     elif extractor == "deepbet":
-        mask = _through_ras(finite, lambda v: _deepbet(v, device))
+        mask = _through_ras(finite, _deepbet)
     elif extractor == "robex":
         mask = _robex(finite)
     elif extractor == "hd-bet":
@@ -135,6 +137,12 @@ def check_brain_mask(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> li
         )
     found = []
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    empty = np.bincount(ndimage.label(np.pad(~mask[box], 1, constant_values=True))[0].ravel())
+    holes = float(empty[2:].sum()) * voxel_volume_ml(
+        affine
+    )  # label 1 lies around the brain: its first voxel is the first
+    if holes > HOLES_ML:
+        found.append(f"the brain mask has holes of {holes:.0f} ml; what lies in them is replaced, not kept")
     sizes = np.sort(np.bincount(ndimage.label(mask[box])[0].ravel())[1:])[::-1]
     if len(sizes) > 1 and sizes[1] > MAX_SECOND_PIECE * sizes[0]:
         pieces = " and ".join(f"{n * voxel_volume_ml(affine):.0f}" for n in sizes[:2])
@@ -199,29 +207,27 @@ _deepbet_lock = threading.Lock()  # deepbet keeps the bounding box of the scan a
 
 
 @cache
-def _deepbet_models(device: str) -> Any:
+def _deepbet_models() -> Any:
     import torch
 
     package = _require("deepbet", "deepbet", "deepbet==1.0.2")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
         bet = package.BrainExtraction(no_gpu=True)
-    bet.model, bet.bbox_model = (
-        net.to(device).to(memory_format=torch.channels_last_3d) for net in (bet.model, bet.bbox_model)
-    )
+    bet.model, bet.bbox_model = (net.to(memory_format=torch.channels_last_3d) for net in (bet.model, bet.bbox_model))
     return bet
 
 
-def _deepbet(volume: Volume, device: str) -> NDArray[np.bool_]:
+def _deepbet(volume: Volume) -> NDArray[np.bool_]:
     import torch  # here, since masks are also checked where no network runs
 
     from cpmae.models.precision import fast_autocast
 
-    bet = _deepbet_models(device)
+    bet = _deepbet_models()
     with _deepbet_lock:
         try:
             # half the time in bfloat16; of a 1 mm head's mask a few hundred voxels change (Dice 0.9999)
-            with fast_autocast(torch.device(device)):
+            with fast_autocast(torch.device("cpu")):
                 mask = bet.run_model(volume.data.copy())  # (X, Y, Z) float32, 0 to 1
             return bet.postprocess(mask > 0.5)
         except (ValueError, AssertionError) as error:  # how deepbet says that its mask is empty

@@ -27,6 +27,7 @@ GRID_AFFINE = np.array(
 # the networks see volumes of STEP_MM over the same space
 MODEL_SHAPE = (GRID_SHAPE[0] // STEP_MM, GRID_SHAPE[1] // STEP_MM, GRID_SHAPE[2] // STEP_MM)
 TEMPLATE_STEP = 4  # mm between the points of the template
+_BRAIN_SHARE = 0.02  # of the template, above which some brain reaches there
 SMOOTHING_MM = 3.0  # of brain masks before they are compared
 SURE_OVERLAP = 0.93  # of a pose that needs no other start
 SCALE_RANGE = (0.75, 1.25)  # brain size relative to the template: infants' brains to the largest adults'
@@ -90,15 +91,24 @@ def align(mask: NDArray[np.bool_], affine: NDArray[np.float64], template: NDArra
         start = np.array([pitch, 0, 0, 0, 0, 0, 0])
         fits.append(optimize.least_squares(residuals, start, loss="soft_l1", f_scale=0.3, x_scale=_STEP, max_nfev=25))
         best = min(fits, key=lambda fit: fit.cost)
-        overlap, stray_ml = _agreement(sampled(best.x), target)
+        found = sampled(best.x)
+        overlap = 2 * float(np.minimum(found, target).sum()) / float(found.sum() + target.sum())
         if overlap > SURE_OVERLAP:
             break
-    return Pose(similarity(best.x, centre), overlap, stray_ml)
+    matrix = similarity(best.x, centre)
+    beside = float(found[target < _BRAIN_SHARE].sum()) * (2 * TEMPLATE_STEP) ** 3 / 1000
+    return Pose(matrix, overlap, beside + _far_ml(smooth, np.linalg.inv(matrix) @ smooth_affine, template))
 
 
-def _agreement(found: NDArray[np.float32], target: NDArray[np.float32]) -> tuple[float, float]:
-    overlap = 2 * float(np.minimum(found, target).sum()) / float(found.sum() + target.sum())
-    return overlap, float(found[target < 0.02].sum()) * (2 * TEMPLATE_STEP) ** 3 / 1000
+def _far_ml(smooth: NDArray[np.float32], to_canonical: NDArray[np.float64], template: NDArray[np.float32]) -> float:
+    """Canonical ml of a smoothed mask beyond the surroundings of the template brain, which `align` compares."""
+    where = np.argwhere(smooth > 0.02)
+    place = (where @ to_canonical[:3, :3].T + to_canonical[:3, 3] + GRID_ORIGIN) / TEMPLATE_STEP
+    index = np.rint(place).astype(int)
+    inside = np.all((index >= 0) & (index < template.shape), axis=1)
+    near = np.zeros(len(where), bool)
+    near[inside] = _surroundings(template)[tuple(index[inside].T)]
+    return float(smooth[tuple(where[~near].T)].sum()) * abs(float(np.linalg.det(to_canonical[:3, :3]))) / 1000
 
 
 @dataclass(frozen=True)
@@ -164,11 +174,14 @@ def brain_unit(volume: Volume, brain: NDArray[np.bool_]) -> Unit:
     """Zero point and unit of a scan's intensities, from brain voxels alone.
 
     Magnitude images start at 0. Where the brain itself goes below 0 (standardised floats, say) its lowest values are
-    the floor. The scale is the distance from there to the median of the brain.
+    the floor. The scale is the distance from there to the median of the brain, or, where half of the brain is empty
+    (maps of myelin water, thresholded maps), to the median of the rest.
     """
     values = volume.data[brain]
     low, median = quantiles(values[np.isfinite(values)], (0.005, 0.5))
     floor = min(0.0, float(low))
+    if not median > floor and (above := values[values > floor]).size:
+        (median,) = quantiles(above[np.isfinite(above)], (0.5,))
     return Unit(floor, max(float(median) - floor, float(np.finfo(np.float32).tiny)))
 
 
@@ -246,6 +259,11 @@ def smoothed(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> tuple[NDAr
     return ndimage.gaussian_filter(grown, SMOOTHING_MM / sizes, mode="constant", truncate=3), small_affine @ back
 
 
+def _surroundings(template: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The template brain and 16 mm about it."""
+    return ndimage.maximum_filter(template, size=9) > _BRAIN_SHARE
+
+
 @dataclass(frozen=True)
 class _Points:
     index: NDArray[np.intp]
@@ -254,7 +272,7 @@ class _Points:
 
 def _template_points(template: NDArray[np.float32]) -> _Points:
     """Every second of the template's points in and around the brain, where a comparison tells something."""
-    near = ndimage.maximum_filter(template, size=9) > 0.02
+    near = _surroundings(template)
     sparse = np.zeros_like(near)
     sparse[::2, ::2, ::2] = True
     near &= sparse

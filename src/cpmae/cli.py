@@ -254,6 +254,8 @@ def verify(
         else:
             found = verify_run(first, second, mask, mean=volume, separate_files=separate)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(_in_words(found)))
+    if not (found.ok or brain_mask):
+        typer.echo("the brain was searched for; if another mask was used, give that one with --brain-mask", err=True)
     raise typer.Exit(0 if found.ok else 1)
 
 

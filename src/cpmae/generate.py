@@ -127,6 +127,7 @@ def beside_brain(mask: NDArray[np.bool_], shape: tuple[int, int, int]) -> Tensor
     box = tuple(slice(max(0, s.start - margin), s.stop + margin) for s in where)
     near = np.zeros(mask.shape, np.float32)
     near[box] = ndimage.distance_transform_edt(~mask[box], sampling=STEP_MM) <= INNER_TABLE_MM
+    near[box] *= ~ndimage.binary_fill_holes(mask[box])  # ventricles that a mask leaves out are no bone
     near[:, :, : where[2].start + STEM_MM // STEP_MM] = 0
     return F.interpolate(torch.from_numpy(near)[None, None], shape, mode="trilinear", align_corners=False)[0, 0]
 

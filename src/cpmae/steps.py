@@ -164,10 +164,14 @@ def generators(seed: int | None) -> tuple[torch.Generator, torch.Generator, torc
 
 
 def usable_device(name: str) -> str:
-    """`name`, or for "auto" the best there is. Raises DeviceError where it is not there."""
+    """`name`, or for "auto" cuda where it is there; mps must be asked for, as PyTorch lacks parts there in many versions.
+
+    Raises:
+        DeviceError: it is not there.
+    """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
-        return next(n for n in ("cuda", "mps", "cpu") if there[n])
+        return "cuda" if there["cuda"] else "cpu"
     if not there.get(name):
         usable = ", ".join(n for n, yes in there.items() if yes)
         raise DeviceError(f"there is no device {name!r} here, choose auto or one of {usable}")

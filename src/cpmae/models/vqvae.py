@@ -19,6 +19,7 @@ from cpmae.models.quantizer import FiniteScalarQuantizer
 
 STEP_MM = 2  # of the voxels that the networks see
 FINE, COARSE = 8, 32  # mm, edges of the blocks that have a code
+MAX_INTENSITY = 6.0  # that e1 sees, in medians of the brain: one spike must not outweigh all else
 FIELD_UNIT_MM = 5.0  # about how far heads lie from the atlas
 
 
@@ -52,7 +53,7 @@ class BrainVQVAE(nn.Module):
 
     def encode(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """e1. image, mask (B, 1, X/2, ...), 0 outside the brain, to vectors (B, C, X/8, ...), codes (B, X/8, ...)."""
-        x = space_to_channels(torch.cat([image * mask, mask], dim=1), FINE // STEP_MM)
+        x = space_to_channels(torch.cat([image.clamp(0, MAX_INTENSITY) * mask, mask], dim=1), FINE // STEP_MM)
         return self.quantizer(self.to_code(self.encoder(x)))
 
     def decode(self, vectors: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ TISSUE_PROPERTIES = {
 # T2w and PD scans are trains of spin echoes as a rule, whose quick refocusing undoes the J-coupling of fat and makes it
 # bright (Henkelman et al., J Magn Reson Imaging 1992); some of them suppress fat in part
 FATTY = ("fat", "orbit", "marrow", "skin")
-FAT_OF_ECHO_TRAINS = (1.0, 2.8)
+FAT_OF_ECHO_TRAINS = (2.0, 6.0)  # against the densities above; a real T2w scan of fast spin echoes asks for 4
 
 # how often each is drawn
 SEQUENCES = {"mprage": 0.45, "spgr": 0.15, "t1 spin echo": 0.1, "t2": 0.12, "pd": 0.06, "flair": 0.08, "t2*": 0.04}

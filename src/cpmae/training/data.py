@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpmae.models.vqvae import FINE, STEP_MM, code_shape
+from cpmae.models.vqvae import FINE, MAX_INTENSITY, STEP_MM, code_shape
 from cpmae.training import anatomy
 from cpmae.training.population import DrawnHead
 from cpmae.training.synth import scan
@@ -93,8 +93,8 @@ def brain_scan(values: NDArray[np.uint8], rng: np.random.Generator) -> tuple[Ten
     unit = brain_unit(head.image, head.brain)
     image, clean, brain = torch.zeros((3, *values.shape))
     brain[box] = head.brain.float()
-    image[box] = (head.image / unit).clamp(max=6) * head.brain
-    clean[box] = (head.clean / unit).clamp(max=6) * head.brain
+    image[box] = head.image / unit * head.brain
+    clean[box] = (head.clean / unit).clamp(max=MAX_INTENSITY) * head.brain
     return image, clean, brain
 
 

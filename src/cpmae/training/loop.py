@@ -95,7 +95,7 @@ def train(
     while step < settings.steps:
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step, settings)
-        found: Losses = wrapped(next(batches))
+        found: Losses = wrapped(fabric.to_device(next(batches)))
         fabric.backward(torch.stack([value for name, value in found.items() if not name.startswith("_")]).sum())
         fabric.clip_gradients(wrapped, optimizer, max_norm=1.0)
         optimizer.step()

@@ -47,7 +47,7 @@ def encode(image: Tensor, brain: Tensor, field: Tensor, known: Tensor, e1: Brain
     """Codes of a brain, `image` and mask `brain` (X/2, Y/2, Z/2), and of a field where `known` (X/8, ...)."""
     mask = brain[None, None]
     with torch.inference_mode(), fast_autocast(torch.device("cpu")):
-        _, brain_codes = e1.encode(image[None, None].clamp(0, 6), mask)
+        _, brain_codes = e1.encode(image[None, None], mask)
         codes = e2.encode(field[None], known[None, None])
     share = F.avg_pool3d(mask, FINE // STEP_MM)[0, 0]
     return HeadCodes(brain_codes[0], share, codes.coarse_codes[0], codes.fine_codes[0], known > 0)
@@ -100,7 +100,7 @@ class MaskedAutoencoder(nn.Module):
         """Cross-entropy of the removed codes that are known, at mask ratios as sampling meets them."""
         brain = BrainCondition(self.brain_quantizer.codes_to_vectors(batch.brain), batch.share[:, None]).cat()
         known = known_coarse(batch.known)
-        removed = random_mask(batch.coarse.shape) | ~known
+        removed = random_mask(batch.coarse.shape, known.device) | ~known
         features = self.coarse.features(batch.coarse.masked_fill(removed, self.coarse.mask_id), brain)
         counts = removed & known
         coarse = _surprise(self.coarse.head(features[counts]), batch.coarse[counts])
@@ -111,7 +111,7 @@ class MaskedAutoencoder(nn.Module):
         self._calls += 1
         if self._calls % FINE_EVERY:  # all processes of a distributed run need a gradient for every parameter
             return sum((p.sum() for p in self.fine.parameters()), start=brain.new_zeros(())) * 0
-        removed = random_mask(batch.fine[:1].shape) | ~batch.known[:1]
+        removed = random_mask(batch.fine[:1].shape, brain.device) | ~batch.known[:1]
         masked = batch.fine[:1].masked_fill(removed, self.fine.mask_id)
         features = self.fine.features(masked, batch.coarse[:1], brain[:1])
         counts = removed & batch.known[:1]
@@ -123,7 +123,7 @@ def _surprise(logits: Tensor, codes: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), codes, reduction="sum") / max(len(codes), 1)
 
 
-def random_mask(shape: torch.Size) -> Tensor:
+def random_mask(shape: torch.Size, device: torch.device) -> Tensor:
     """True where removed: of each head a share cos(pi u / 2), u uniform, as in sampling's schedule."""
     ratio = torch.cos(torch.rand(shape[0]) * math.pi / 2).clamp(min=0.02)
-    return torch.rand(shape) < ratio.view(-1, *[1] * (len(shape) - 1))
+    return (torch.rand(shape) < ratio.view(-1, *[1] * (len(shape) - 1))).to(device)

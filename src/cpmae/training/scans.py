@@ -20,7 +20,7 @@ from cpmae.errors import CpmaeError
 from cpmae.generate import paints_for
 from cpmae.io import nifti
 from cpmae.models.head import HeadModel
-from cpmae.models.vqvae import FINE, STEP_MM
+from cpmae.models.vqvae import FINE, MAX_INTENSITY, STEP_MM
 from cpmae.registration import fit_atlas
 from cpmae.training.data import Heads
 
@@ -34,7 +34,8 @@ def prepare_scans(source: Path, folder: Path, model: HeadModel, extractor: str =
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted([*source.rglob("*.nii"), *source.rglob("*.nii.gz")]):
-        target = folder / (path.name.removesuffix(".gz").removesuffix(".nii") + ".npz")
+        name = "_".join(path.relative_to(source).parts)  # scans of several people often have one name
+        target = folder / (name.removesuffix(".gz").removesuffix(".nii") + ".npz")
         if target.exists():
             continue
         try:
@@ -71,7 +72,7 @@ def load_prepared(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with np.load(path) as file:
         image, brain_mask, known = (torch.from_numpy(file[n].astype(np.float32)) for n in ("image", "brain", "known"))
         blocks = (F.avg_pool3d(known[None, None], FINE // STEP_MM)[0, 0] > 0.98).float()
-        return image.clamp(0, 6), brain_mask, torch.from_numpy(file["field"]), blocks
+        return image, brain_mask, torch.from_numpy(file["field"]), blocks
 
 
 def scan_batches(folder: Path, size: int, seed: int) -> Iterator[Heads]:
@@ -84,4 +85,11 @@ def scan_batches(folder: Path, size: int, seed: int) -> Iterator[Heads]:
         heads = [load_prepared(paths[i]) for i in rng.integers(len(paths), size=size)]
         image, brain_mask, field, known = (torch.stack(parts) for parts in zip(*heads, strict=True))
         first = image[:1, None]
-        yield Heads(first, first, brain_mask[:, None], field, known[:, None], torch.ones_like(known)[:, None])
+        yield Heads(
+            first,
+            first.clamp(0, MAX_INTENSITY),
+            brain_mask[:, None],
+            field,
+            known[:, None],
+            torch.ones_like(known)[:, None],
+        )
