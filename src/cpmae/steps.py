@@ -164,7 +164,7 @@ def generators(seed: int | None) -> tuple[torch.Generator, torch.Generator, torc
 
 
 def usable_device(name: str) -> str:
-    """`name`, or for "auto" cuda where it is there; mps must be asked for, as PyTorch lacks parts there in many versions.
+    """`name`, or for "auto" cuda where it is there. mps must be asked for: many versions of PyTorch lack parts there.
 
     Raises:
         DeviceError: it is not there.
