@@ -20,7 +20,7 @@ SEEDS = (0, 1, 2)
 
 @pytest.fixture(scope="module")
 def faces() -> list[NDArray[np.float32]]:
-    """Of heads around the example's brain, canonical y of the skin as seen from the front, mm, (X, Z) about the face."""
+    """Of heads around the example's brain, canonical y of the skin seen from the front, mm, (X, Z) about the face."""
     with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as path:
         volume = nifti.read(path).scaled()
     found = steps.find(volume, None, Options(), "cpu", None)

@@ -137,10 +137,9 @@ def check_brain_mask(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> li
         )
     found = []
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    # label 0 is the mask, 1 what lies around it, as the first voxel does
     empty = np.bincount(ndimage.label(np.pad(~mask[box], 1, constant_values=True))[0].ravel())
-    holes = float(empty[2:].sum()) * voxel_volume_ml(
-        affine
-    )  # label 1 lies around the brain: its first voxel is the first
+    holes = float(empty[2:].sum()) * voxel_volume_ml(affine)
     if holes > HOLES_ML:
         found.append(f"the brain mask has holes of {holes:.0f} ml; what lies in them is replaced, not kept")
     sizes = np.sort(np.bincount(ndimage.label(mask[box])[0].ravel())[1:])[::-1]
