@@ -17,7 +17,7 @@ from cpmae.models import checkpoint
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.layers import channels_to_space, space_to_channels
 from cpmae.models.mae import MAEConfig
-from cpmae.models.paint import paint_labels, shares, texture
+from cpmae.models.paint import paint_labels, shares, soft_surface, texture
 from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 from cpmae.models.vqvae import COARSE, FINE, VQVAEConfig, code_shape
@@ -126,7 +126,7 @@ def test_shares_times_paints_are_the_painted_head(step: int) -> None:
     atlas = checkpoint.load().atlas[:, 60:200, 40:200]
     paints = torch.linspace(0.1, 1.2, len(PAINTS))
     fields = texture(atlas, torch.Generator().manual_seed(0))
-    painted = F.avg_pool3d(paint_labels(atlas, paints, *fields)[None], step)[0]
+    painted = F.avg_pool3d(soft_surface(paint_labels(atlas, paints, *fields), atlas)[None], step)[0]
     parts = list(shares(atlas, *texture(atlas, torch.Generator().manual_seed(0), step)))
     found = sum(paint * part for paint, part in zip(paints, parts, strict=True))
     if step == 1:

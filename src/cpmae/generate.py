@@ -14,7 +14,7 @@ from cpmae.canonical import Conformed
 from cpmae.models.field import GRID_SHAPE, dense, pull, sampling_grid, warp_volume
 from cpmae.models.head import HeadModel
 from cpmae.models.mae import known_coarse
-from cpmae.models.paint import paint_labels, shares, texture
+from cpmae.models.paint import paint_labels, shares, soft_surface, texture
 from cpmae.models.palette import brain_depth, brain_profile
 from cpmae.models.tissue import PAINTS
 from cpmae.models.vqvae import COARSE, FINE, STEP_MM, code_shape
@@ -90,7 +90,7 @@ def paint_head(
         GRID_SHAPE float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere.
     """
     atlas = model.atlas.cpu()
-    painted = paint_labels(atlas, paints, *texture(atlas, generator))
+    painted = soft_surface(paint_labels(atlas, paints, *texture(atlas, generator)), atlas)
     head = warp_volume(painted[None], dense(field, GRID_SHAPE))[0]
     return head.lerp_(paints[PAINTS.index("bone")], beside_brain(mask, GRID_SHAPE))
 
