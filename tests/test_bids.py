@@ -207,6 +207,7 @@ WHOSE_HEAD = {
     "the first run": (["anat/run-1_T1w", "anat/run-2_T1w"], "anat/sub-1_run-1_T1w"),
     "another contrast": (["anat/FLAIR", "anat/T2w", "anat/T2starw"], "anat/sub-1_T2w"),
     "never a phase": (["anat/part-phase_T1w", "dwi/dwi"], "dwi/sub-1_dwi"),
+    "the first echo": (["anat/echo-2_T1w", "anat/echo-1_T1w", "anat/T2w"], "anat/sub-1_echo-1_T1w"),
 }
 
 
@@ -221,6 +222,38 @@ def test_whose_head_all_scans_of_a_person_get(case: str, tmp_path: Path) -> None
     some = [scan for scan in dataset.scans if scan.path != chosen]  # that it is not to be done now changes nothing
     assert {job.task.head for job in plan.jobs(dataset, some, tmp_path, Settings(key=SECRET))} == {chosen}
     assert {job.task.head for job in plan.jobs(dataset, some, tmp_path, Settings())} == {None}
+
+
+ECHOES = [
+    ["anat/echo-1_T1w", "anat/echo-2_T1w"],
+    ["anat/acq-a_echo-1_T1w", "anat/acq-b_echo-1_T1w", "anat/acq-b_echo-2_T1w"],
+    ["anat/T1w", "anat/echo-1_T1w", "anat/echo-2_T1w", "func/bold"],
+    ["anat/echo-1_part-mag_T1w", "anat/echo-1_part-phase_T1w", "anat/echo-2_part-mag_T1w", "anat/T2w"],
+]
+
+
+@pytest.mark.parametrize("secret", [None, SECRET])
+@pytest.mark.parametrize("names", ECHOES, ids=", ".join)
+def test_no_two_scans_wait_for_each_other(names: list[str], secret: bytes | None, tmp_path: Path) -> None:
+    dataset = scans_of(*names)
+    left = {job.name: set(job.after) for job in plan.jobs(dataset, dataset.scans, tmp_path, Settings(key=secret))}
+    while left:
+        ready = [name for name, after in left.items() if not after & left.keys()]
+        assert ready, left
+        for name in ready:
+            del left[name]
+
+
+def test_all_echoes_of_a_t1w_are_done(tmp_path: Path) -> None:
+    root, new = tmp_path / "in", bids_data.Identifiers()
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    names = [f"sub-01/anat/sub-01_echo-{echo}_T1w.nii.gz" for echo in (1, 2, 3)]
+    for name in names:
+        bids_data.image(root / name, new)
+    assert participant(root, tmp_path / "out", key=SECRET) == {"done": 3}
+    accounts = {record["name"]: record["account"] for record in Records(tmp_path / "out").all()}
+    assert [accounts[name]["brain_mask_from"] for name in names] == ["stand-in", names[0], names[0]]
+    assert {account["head_from"] for account in accounts.values()} == {names[0]}
 
 
 def test_the_secret_and_its_seeds_are_written_nowhere(raw: Path) -> None:

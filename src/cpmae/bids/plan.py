@@ -171,9 +171,12 @@ def references(scan: Scan, session: Sequence[Scan]) -> list[Scan]:
         return []
     magnitudes = [other for other in session if other.path != scan.path and not is_phase(other)]
     same = [other for other in magnitudes if _acquisition(other) == _acquisition(scan)]
+    t1w = [other for other in magnitudes if other.name.suffix == "T1w"]
     if not is_phase(scan):  # the first image of an acquisition finds its brain, the others follow it
         same = [other for other in same if _order(other) < _order(scan)]
-    t1w = [other for other in magnitudes if other.name.suffix == "T1w" and other not in same]
+        if scan.name.suffix == "T1w":  # and no two wait for each other
+            t1w = [other for other in t1w if _order(other) < _order(scan)]
+    t1w = [other for other in t1w if other not in same]
     return sorted(same, key=_order)[:1] + sorted(t1w, key=_order)[:1]
 
 
