@@ -22,9 +22,10 @@ from cpmae.batch.records import Records
 from cpmae.bids import app, key, plan
 from cpmae.bids.plan import Settings
 from cpmae.errors import OutputError, ScanError, SettingsError
-from cpmae.io import bids, nifti
+from cpmae.io import bids, forms, nifti
 from cpmae.options import Options
 from cpmae.verify import verify_files
+from cpmae.verify_run import verify_run
 
 S = "sub-01/ses-1"
 SECRET = b"a secret of thirty-two bytes or so"
@@ -479,3 +480,24 @@ def test_the_real_way_keeps_brains_exact_and_takes_a_mask_over(tmp_path: Path) -
     assert b"Doe" not in found_bytes and str(key.seed_of(SECRET, "1")).encode() not in found_bytes
     code, output = cpmae("bids", root, out, "participant", *arguments)
     assert code == 0 and "0 scans done, 2 were done before, 0 failed" in output
+
+
+def test_the_real_way_takes_an_anatomical_image_of_several_volumes(tmp_path: Path) -> None:
+    """Echoes in one file: the defacemask has three axes, and says which voxels of each volume were replaced."""
+    root, out, name = tmp_path / "in", tmp_path / "out", "sub-1/anat/sub-1_T2starw.nii.gz"
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    with resources.as_file(resources.files("cpmae") / "weights" / cli.EXAMPLE) as example:
+        head: Any = nib.load(example)
+    stored, affine = np.asarray(head.dataobj)[::2, ::2, ::2], head.affine @ np.diag([2, 2, 2, 1])
+    image = nib.Nifti1Image(np.stack([stored, stored * 0.6], axis=-1).astype(np.int16), affine)
+    image.header["descrip"] = b"Doe^Jane"
+    (root / "sub-1/anat").mkdir(parents=True)
+    image.to_filename(root / name)
+    code, output = cpmae("bids", root, out, "participant", "--placement", "raw", "--device", "cpu")
+    assert code == 0, output
+    found = nifti.load(out / "sub-1/anat/sub-1_mod-T2starw_defacemask.nii.gz")
+    assert found.stored.shape == stored.shape and set(np.unique(found.stored)) == {0, 1}
+    np.testing.assert_allclose(found.affine, affine, atol=1e-4)
+    checked = verify_run(forms.open_scan(root / name), forms.open_scan(out / name), found.stored == 0)
+    assert checked.ok, checked.failures
+    assert b"Doe" not in everything(out)

@@ -69,10 +69,11 @@ def deidentify_scan(
             task.options,
             brain_mask=mask,
             save_brain_mask=task.target / task.mask,
+            save_replaced_mask=task.target / task.defacemask if task.defacemask else None,
             weights=task.weights,
             head=head,
             overwrite=True,
-            beside=lambda result: [*_defacemask(task, result), *files],
+            beside=files,
             staging=Path(private),
         )
     if task.head is None and task.options.seed is not None:
@@ -153,16 +154,6 @@ def _keep_head(head: "Head", place: Path) -> None:
     begun = place.with_name(f"head-{secrets.token_hex(8)}.npz")
     save_head(begun, head)
     os.replace(begun, place)
-
-
-def _defacemask(task: Task, result: "Deidentified") -> list[tuple[Path, Writer]]:
-    if task.defacemask is None:
-        return []
-    from cpmae.io import nifti
-    from cpmae.io.mask import mask_scan
-
-    scan = mask_scan(result.image, ~result.protected).marked("voxels that were replaced")
-    return [(task.target / task.defacemask, lambda path: nifti.write(path, scan))]
 
 
 def _texts(task: Task) -> list[tuple[Path, Writer]]:
