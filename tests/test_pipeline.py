@@ -1,5 +1,6 @@
 """The promises, on the whole way of a scan."""
 
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -8,7 +9,7 @@ import phantom
 import pytest
 
 from cpmae import canonical, pipeline, steps, verify
-from cpmae.errors import BrainMaskError, ScanError
+from cpmae.errors import BrainMaskError, ScanError, WeightsError
 from cpmae.io import nifti
 from cpmae.io.nifti import NiftiScan
 from cpmae.models import checkpoint
@@ -187,6 +188,19 @@ def test_a_leaking_mask_is_refused_or_warned_of(model: HeadModel) -> None:
     with pytest.raises(BrainMaskError, match="no brain reaches"):
         run(scan, leak, model)
     assert any("no brain reaches" in w for w in run(scan, leak, model, allow_unusual_mask=True).warnings)
+
+
+def test_a_model_is_loaded_once_and_again_when_its_file_changes(model: HeadModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(model, path, {})
+    first = steps.load_model(path, "cpu")
+    assert steps.load_model(str(path), "cpu") is first and steps.load_model(first, "cpu") is first
+    os.utime(path, (1, 1))
+    assert steps.load_model(path, "cpu") is not first
+    own = steps.load_model(None, "cpu")
+    assert own is not first and steps.load_model(None, "cpu") is own
+    with pytest.raises(WeightsError, match="absent"):
+        steps.load_model(tmp_path / "absent.safetensors", "cpu")
 
 
 def test_a_flat_brain_is_refused(model: HeadModel) -> None:

@@ -134,16 +134,16 @@ def draw_head(volume: Volume, options: Options, weights: "str | Path | HeadModel
 
 
 def load_model(weights: "str | Path | HeadModel | None", device: str) -> HeadModel:
-    """A weight file's model, the package's own if None; a model as it is."""
+    """A weight file's model, the package's own if None; a model as it is. The last one is kept while its file stays."""
     if isinstance(weights, HeadModel):
         return weights
-    return _own_model(device) if weights is None else checkpoint.load(weights, device)
+    path = Path(weights) if weights else None
+    return _loaded(path, path.stat().st_mtime_ns if path and path.is_file() else None, device)
 
 
 @lru_cache(maxsize=1)
-def _own_model(device: str) -> HeadModel:
-    """The package's own, which does not change while a process runs."""
-    return checkpoint.load(None, device)
+def _loaded(path: Path | None, changed: int | None, device: str) -> HeadModel:
+    return checkpoint.load(path, device)
 
 
 def generators(seed: int | None) -> tuple[torch.Generator, torch.Generator, torch.Generator]:
