@@ -161,6 +161,13 @@ def test_sidecars_are_merged_cleaned_and_marked(derivative: Path, raw: Path) -> 
     ]
 
 
+def test_the_readme_says_what_was_replaced(source: tuple, derivative: Path, tmp_path: Path) -> None:
+    assert "everything outside the brain" in (derivative / "README").read_text()
+    participant(source[0], tmp_path / "out", options=Options(region="face"))
+    text = (tmp_path / "out" / "README").read_text()
+    assert "face and ears" in text and "outside the brain" not in text
+
+
 def test_who_lends_a_mask_to_whom(derivative: Path, source: tuple) -> None:
     records = {p.name: load(p)["account"]["brain_mask_from"] for p in (derivative / ".cpmae").rglob("*.json")}
     t1w = f"{S}/anat/sub-01_ses-1_T1w.nii.gz"

@@ -146,7 +146,8 @@ def deidentify_study(
             f"{input} holds several patients, studies or frames of reference, and {one} is for one T1w; give them apart"
         )
     seed = secrets.randbits(62) if options.seed is None else options.seed
-    identity = Identity(options.clean_metadata, study.retain if study else frozenset(), f"cpmae {__version__}")
+    retain = study.retain if study else frozenset()
+    identity = Identity(options.clean_metadata, retain, f"cpmae {__version__}", options.replaced())
     run = _Run(input, options, study or StudyOptions(), weights, identity, seed, brain_mask, tell)
     with TemporaryDirectory(prefix=".cpmae-", dir=output.absolute().parent) as temporary:
         tree = Path(temporary) / "result"
