@@ -196,6 +196,18 @@ def test_all_scans_of_a_person_get_the_seed_that_only_the_secret_tells(source: t
     assert all(seed is not None and 0 <= seed < 2**63 for seed in one.values())
 
 
+def test_scans_of_a_person_have_other_noise_whichever_are_done(source: tuple, tmp_path: Path) -> None:
+    dataset = bids.find(source[0])
+
+    def numbers(scans: tuple) -> dict[str, int]:
+        found = plan.jobs(dataset, scans, tmp_path, Settings(key=SECRET))
+        return {job.name: job.task.options.noise_number for job in found}
+
+    every = numbers(dataset.scans)
+    assert len(set(every.values())) == COUNT
+    assert numbers(dataset.scans[3:5]).items() <= every.items()
+
+
 def scans_of(*names: str) -> bids.Dataset:
     """A data set of these scans, `ses-1/anat/T1w`, of one person; no file is there."""
     found = []

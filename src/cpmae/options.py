@@ -14,6 +14,7 @@ class Options:
     seed: int | None = None
     device: str = "auto"
     allow_unusual_mask: bool = False
+    noise_number: int = 0
 
     def replaced(self) -> str:
         """What is replaced, in the words in which results say so; 40 ASCII characters or fewer."""

@@ -146,17 +146,22 @@ def _loaded(path: Path | None, changed: int | None, device: str) -> HeadModel:
     return checkpoint.load(path, device)
 
 
-def generators(seed: int | None) -> tuple[torch.Generator, torch.Generator, torch.Generator]:
+def generators(seed: int | None, noise_number: int = 0) -> tuple[torch.Generator, torch.Generator, torch.Generator]:
     """For the noise, the head and its texture. Without a seed, from the system's secure source, and then forgotten.
 
-    The texture has its own, so that a head has the same one whether it was just drawn or is given again.
+    The texture has its own, so that a head has the same one whether it was just drawn or is given again. Each
+    `noise_number` has other noise, and the same head and texture.
 
     Raises:
         ValueError: for a seed out of range.
     """
     if seed is not None and not 0 <= seed < 2**63:
         raise ValueError(f"the seed is {seed}, choose 0 to 2^63 - 1")
+    if noise_number < 0:
+        raise ValueError(f"the number of the noise is {noise_number}, choose 0 or more")
     parts = np.random.SeedSequence(secrets.randbits(128) if seed is None else seed).spawn(3)
+    if noise_number:
+        parts[0] = np.random.SeedSequence(parts[0].entropy, spawn_key=(*parts[0].spawn_key, noise_number))
     noise, head, texture = (
         torch.Generator().manual_seed(int(part.generate_state(1, np.uint64)[0] >> 1)) for part in parts
     )

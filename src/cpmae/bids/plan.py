@@ -35,7 +35,7 @@ class Settings:
 
     Attributes:
         placement: "derivative", files under derived names, or "raw", a data set under the original names.
-        options: of every scan; its seed is not used.
+        options: of every scan; its seed and number of noise are not used.
         weights: a weight file; the package's own if None.
         key: the secret of `bids.key`; each scan has its own draw if None.
         keep_columns: of tables, besides those that are kept anyway.
@@ -106,7 +106,8 @@ def jobs(
         head = None if head == scan.path else head
         options = settings.options
         if settings.key is not None:
-            options = replace(options, seed=subject_key.seed_of(settings.key, scan.name.entities["sub"]))
+            seed = subject_key.seed_of(settings.key, scan.name.entities["sub"])
+            options = replace(options, seed=seed, noise_number=_noise_number(scan))
         task = Task(
             source=dataset.root,
             target=target,
@@ -138,6 +139,11 @@ def jobs(
             )
         )
     return sorted(found, key=lambda job: (PurePosixPath(job.name).parts[0], len(job.after)))
+
+
+def _noise_number(scan: Scan) -> int:
+    """Another one for each scan, whichever others there are."""
+    return int.from_bytes(hashlib.sha256(str(scan.path).encode()).digest()[:8])
 
 
 def derivative(scan: Scan, desc: str = "deid", **parts: str) -> PurePosixPath:
