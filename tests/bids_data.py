@@ -136,7 +136,8 @@ def stand_in(
     brain_mask: Path | None = None,
     head: Head | None = None,
     save_brain_mask: Path | None = None,
-    beside: Callable[[Any], list[tuple[Path, Writer]]],
+    save_replaced_mask: Path | None = None,
+    beside: Sequence[tuple[Path, Writer]],
     staging: Path,
     **rest: Any,
 ) -> Any:
@@ -154,11 +155,12 @@ def stand_in(
         clean.header["pixdim"][4] = 2.3
     scan = nifti.parse(phantom.nifti_bytes_of(kept.reshape(*data.shape[:3], -1)[..., 0], loaded.affine), "scan")  # type: ignore[attr-defined]
     account = {"brain_extractor": "stand-in", "seed": options.seed}
-    result = SimpleNamespace(image=scan, protected=mask, account=account, head=head or drawn(input, options))
+    result = SimpleNamespace(account=account, head=head or drawn(input, options))
     raw = clean.to_bytes()
     packed = gzip.compress(raw, 1, mtime=0) if output.name.endswith(".gz") else raw
-    masks = [(save_brain_mask, lambda path: nifti.write(path, mask_scan(scan, mask)))] if save_brain_mask else []
-    write_together([*masks, *beside(result), (output, lambda path: path.write_bytes(packed))], staging)
+    found = [(path, mask_scan(scan, m)) for path, m in ((save_brain_mask, mask), (save_replaced_mask, ~mask)) if path]
+    masks: list[tuple[Path, Writer]] = [(path, lambda place, m=m: nifti.write(place, m)) for path, m in found]  # type: ignore[misc]
+    write_together([*masks, *beside, (output, lambda path: path.write_bytes(packed))], staging)
     return result
 
 

@@ -134,6 +134,14 @@ def test_those_that_wait_for_another_start_when_it_has_ended(root: Path, first: 
     assert events.index(("ended", "t1")) < min(events.index(("started", n)) for n in ("t2", "flair"))
 
 
+def test_those_that_wait_for_each_other_are_named_and_the_rest_is_done(root: Path) -> None:
+    jobs = [job(root, "a"), job(root, "b", after=("a", "c")), job(root, "c", after=("b",)), job(root, "d")]
+    with pytest.raises(ValueError, match="^b, c wait for each other"):
+        batch(root, jobs, 2)
+    assert_complete(root, ["a", "d"])
+    assert sorted(calls(root)) == ["a", "d"]
+
+
 def test_the_next_scan_is_read_while_one_is_computed(root: Path) -> None:
     os.mkfifo(root / "next")
 

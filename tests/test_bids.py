@@ -22,9 +22,10 @@ from cpmae.batch.records import Records
 from cpmae.bids import app, key, plan
 from cpmae.bids.plan import Settings
 from cpmae.errors import OutputError, ScanError, SettingsError
-from cpmae.io import bids, nifti
+from cpmae.io import bids, forms, nifti
 from cpmae.options import Options
 from cpmae.verify import verify_files
+from cpmae.verify_run import verify_run
 
 S = "sub-01/ses-1"
 SECRET = b"a secret of thirty-two bytes or so"
@@ -160,6 +161,13 @@ def test_sidecars_are_merged_cleaned_and_marked(derivative: Path, raw: Path) -> 
     ]
 
 
+def test_the_readme_says_what_was_replaced(source: tuple, derivative: Path, tmp_path: Path) -> None:
+    assert "everything outside the brain" in (derivative / "README").read_text()
+    participant(source[0], tmp_path / "out", options=Options(region="face"))
+    text = (tmp_path / "out" / "README").read_text()
+    assert "face and ears" in text and "outside the brain" not in text
+
+
 def test_who_lends_a_mask_to_whom(derivative: Path, source: tuple) -> None:
     records = {p.name: load(p)["account"]["brain_mask_from"] for p in (derivative / ".cpmae").rglob("*.json")}
     t1w = f"{S}/anat/sub-01_ses-1_T1w.nii.gz"
@@ -188,6 +196,18 @@ def test_all_scans_of_a_person_get_the_seed_that_only_the_secret_tells(source: t
     assert all(seed is not None and 0 <= seed < 2**63 for seed in one.values())
 
 
+def test_scans_of_a_person_have_other_noise_whichever_are_done(source: tuple, tmp_path: Path) -> None:
+    dataset = bids.find(source[0])
+
+    def numbers(scans: tuple) -> dict[str, int]:
+        found = plan.jobs(dataset, scans, tmp_path, Settings(key=SECRET))
+        return {job.name: job.task.options.noise_number for job in found}
+
+    every = numbers(dataset.scans)
+    assert len(set(every.values())) == COUNT
+    assert numbers(dataset.scans[3:5]).items() <= every.items()
+
+
 def scans_of(*names: str) -> bids.Dataset:
     """A data set of these scans, `ses-1/anat/T1w`, of one person; no file is there."""
     found = []
@@ -207,6 +227,7 @@ WHOSE_HEAD = {
     "the first run": (["anat/run-1_T1w", "anat/run-2_T1w"], "anat/sub-1_run-1_T1w"),
     "another contrast": (["anat/FLAIR", "anat/T2w", "anat/T2starw"], "anat/sub-1_T2w"),
     "never a phase": (["anat/part-phase_T1w", "dwi/dwi"], "dwi/sub-1_dwi"),
+    "the first echo": (["anat/echo-2_T1w", "anat/echo-1_T1w", "anat/T2w"], "anat/sub-1_echo-1_T1w"),
 }
 
 
@@ -221,6 +242,38 @@ def test_whose_head_all_scans_of_a_person_get(case: str, tmp_path: Path) -> None
     some = [scan for scan in dataset.scans if scan.path != chosen]  # that it is not to be done now changes nothing
     assert {job.task.head for job in plan.jobs(dataset, some, tmp_path, Settings(key=SECRET))} == {chosen}
     assert {job.task.head for job in plan.jobs(dataset, some, tmp_path, Settings())} == {None}
+
+
+ECHOES = [
+    ["anat/echo-1_T1w", "anat/echo-2_T1w"],
+    ["anat/acq-a_echo-1_T1w", "anat/acq-b_echo-1_T1w", "anat/acq-b_echo-2_T1w"],
+    ["anat/T1w", "anat/echo-1_T1w", "anat/echo-2_T1w", "func/bold"],
+    ["anat/echo-1_part-mag_T1w", "anat/echo-1_part-phase_T1w", "anat/echo-2_part-mag_T1w", "anat/T2w"],
+]
+
+
+@pytest.mark.parametrize("secret", [None, SECRET])
+@pytest.mark.parametrize("names", ECHOES, ids=", ".join)
+def test_no_two_scans_wait_for_each_other(names: list[str], secret: bytes | None, tmp_path: Path) -> None:
+    dataset = scans_of(*names)
+    left = {job.name: set(job.after) for job in plan.jobs(dataset, dataset.scans, tmp_path, Settings(key=secret))}
+    while left:
+        ready = [name for name, after in left.items() if not after & left.keys()]
+        assert ready, left
+        for name in ready:
+            del left[name]
+
+
+def test_all_echoes_of_a_t1w_are_done(tmp_path: Path) -> None:
+    root, new = tmp_path / "in", bids_data.Identifiers()
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    names = [f"sub-01/anat/sub-01_echo-{echo}_T1w.nii.gz" for echo in (1, 2, 3)]
+    for name in names:
+        bids_data.image(root / name, new)
+    assert participant(root, tmp_path / "out", key=SECRET) == {"done": 3}
+    accounts = {record["name"]: record["account"] for record in Records(tmp_path / "out").all()}
+    assert [accounts[name]["brain_mask_from"] for name in names] == ["stand-in", names[0], names[0]]
+    assert {account["head_from"] for account in accounts.values()} == {names[0]}
 
 
 def test_the_secret_and_its_seeds_are_written_nowhere(raw: Path) -> None:
@@ -446,3 +499,24 @@ def test_the_real_way_keeps_brains_exact_and_takes_a_mask_over(tmp_path: Path) -
     assert b"Doe" not in found_bytes and str(key.seed_of(SECRET, "1")).encode() not in found_bytes
     code, output = cpmae("bids", root, out, "participant", *arguments)
     assert code == 0 and "0 scans done, 2 were done before, 0 failed" in output
+
+
+def test_the_real_way_takes_an_anatomical_image_of_several_volumes(tmp_path: Path) -> None:
+    """Echoes in one file: the defacemask has three axes, and says which voxels of each volume were replaced."""
+    root, out, name = tmp_path / "in", tmp_path / "out", "sub-1/anat/sub-1_T2starw.nii.gz"
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    with resources.as_file(resources.files("cpmae") / "weights" / cli.EXAMPLE) as example:
+        head: Any = nib.load(example)
+    stored, affine = np.asarray(head.dataobj)[::2, ::2, ::2], head.affine @ np.diag([2, 2, 2, 1])
+    image = nib.Nifti1Image(np.stack([stored, stored * 0.6], axis=-1).astype(np.int16), affine)
+    image.header["descrip"] = b"Doe^Jane"
+    (root / "sub-1/anat").mkdir(parents=True)
+    image.to_filename(root / name)
+    code, output = cpmae("bids", root, out, "participant", "--placement", "raw", "--device", "cpu")
+    assert code == 0, output
+    found = nifti.load(out / "sub-1/anat/sub-1_mod-T2starw_defacemask.nii.gz")
+    assert found.stored.shape == stored.shape and set(np.unique(found.stored)) == {0, 1}
+    np.testing.assert_allclose(found.affine, affine, atol=1e-4)
+    checked = verify_run(forms.open_scan(root / name), forms.open_scan(out / name), found.stored == 0)
+    assert checked.ok, checked.failures
+    assert b"Doe" not in everything(out)

@@ -43,6 +43,21 @@ def test_a_mask_is_taken_over_by_the_rule(tmp_path: Path, other: Grid, expected:
     assert (None if found is None else int(found.sum())) == expected
 
 
+@pytest.mark.parametrize(("part", "expected"), [([0], None), ([1, 2, 3], 19 * 20 * 20)])
+def test_a_voxel_is_brain_if_half_of_it_is(tmp_path: Path, part: list[int], expected: int | None) -> None:
+    """Of each voxel's four slices of the other scan the first lies in its centre, and is a quarter of it.
+
+    Half of the first voxel along x is outside of what the other one shows.
+    """
+    other = Grid((80, 20, 20), np.diag([0.5, 2, 2, 1]), 1)
+    mask = np.zeros(other.shape, np.uint8)
+    for first in part:
+        mask[first::4] = 1
+    nib.Nifti1Image(mask, other.affine).to_filename(tmp_path / "mask.nii")
+    found = mask_for(GRID, other, tmp_path / "mask.nii")
+    assert (None if found is None else int(found.sum())) == expected
+
+
 QUERIES = [
     ({"t1w": {"suffix": "T1w"}}, 1),
     ({"a": {"datatype": "anat", "inversion": None}}, 3),

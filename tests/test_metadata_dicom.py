@@ -15,7 +15,9 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
+from cpmae import metadata_json
 from cpmae.metadata_dicom import Identity, deidentify_header
+from cpmae.options import Options
 
 STORED = np.rint(phantom.head()[0] * 8).astype(np.uint16)[:, :, 30:32]
 AFFINE = phantom.ras_affine()
@@ -237,6 +239,43 @@ def test_retained_characteristics_device_and_uids() -> None:
     assert uids.StudyInstanceUID == study and uids.SOPInstanceUID != old
     for data, code in ((patient, "113108"), (device, "113109"), (uids, "113110")):
         assert code in [c.CodeValue for c in data.DeidentificationMethodCodeSequence]
+
+
+AGES = {
+    **{"000D": "000D", "120D": "120D", "999D": "999D", "090W": "090W", "999W": "999W", "100M": "100M", "999M": "999M"},
+    **{"001Y": "001Y", "089Y": "089Y", "090Y": "090Y", "091Y": "090Y", "120Y": "090Y", "1079M": "1079M"},
+    **{"1080M": "090Y", "4700W": "090Y", "33000D": "090Y", "": "", "93": None, "93 years": None},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*VR AS|.*maximum length")
+@pytest.mark.parametrize("age", AGES)
+def test_retained_ages_over_89_years_and_no_others_become_90(age: str) -> None:
+    data, inner = header(PatientAge=age), Dataset()
+    inner.PatientAge = age
+    data.MREchoSequence = Sequence([inner])
+    deidentify_header(data, Identity(retain=frozenset({"patient"})), "a")
+    assert data.get("PatientAge") == data.MREchoSequence[0].get("PatientAge") == AGES[age]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (Options(), "everything outside the brain"),
+        (Options(region="face"), "face and ears"),
+        (Options(region="face", margin_mm=9), "face and ears"),
+        (Options(margin_mm=29.98765), "all but the brain and 30 mm around it"),
+    ],
+)
+def test_marks_say_what_was_replaced(options: Options, words: str) -> None:
+    data = header()
+    deidentify_header(data, Identity(tool="cpmae 10.11.12", replaced=options.replaced()), "a")
+    assert data.DerivationDescription == f"cpmae 10.11.12: {words} replaced by a generated head"
+    assert data.DeidentificationMethod == f"cpmae 10.11.12: {words} replaced"
+    assert len(data.DeidentificationMethod) <= 64
+    assert metadata_json.sidecar({}, options, "cpmae 1")["DeidentificationMethod"] == [
+        f"cpmae 1: {words} replaced by a generated head"
+    ]
 
 
 @pytest.mark.parametrize("clean", [True, False], ids=["basic", "keep"])

@@ -1,5 +1,6 @@
 """The promises, on the whole way of a scan."""
 
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -8,7 +9,7 @@ import phantom
 import pytest
 
 from cpmae import canonical, pipeline, steps, verify
-from cpmae.errors import BrainMaskError, ScanError
+from cpmae.errors import BrainMaskError, ScanError, WeightsError
 from cpmae.io import nifti
 from cpmae.io.nifti import NiftiScan
 from cpmae.models import checkpoint
@@ -106,6 +107,17 @@ def test_scans_of_one_person_get_the_same_head(model: HeadModel) -> None:
         pipeline.deidentify(far, brain_mask=brain, weights=model, head=first.head)
 
 
+def test_the_number_of_the_noise_changes_noise_alone(model: HeadModel) -> None:
+    scan, brain = scan_of(storage=("float32", 1.0, 0.0)), brain_of()
+    first = run(scan, brain, model)
+    again = run(scan, brain, model, noise_number=1)
+    assert again.head.field.equal(first.head.field)
+    assert run(scan, brain, model, noise_number=1).image.stored.tobytes() == again.image.stored.tobytes()
+    assert 0 < phantom.smooth_share(again.image.stored, first.image.stored, ~brain) < 0.1
+    textured = run(scan, brain, model, seed=2, head=first.head)
+    assert phantom.smooth_share(textured.image.stored, first.image.stored, ~brain) > 0.15
+
+
 def test_a_head_is_given_to_another_session(model: HeadModel, tmp_path: Path) -> None:
     """As much as the two brains allow: here they are the same, in another place, so the head is the same too."""
     scan, brain = scan_of(storage=("float32", 1.0, 0.0)), brain_of()
@@ -171,6 +183,7 @@ def test_a_few_bad_voxels_in_the_brain_are_kept_and_many_refused(model: HeadMode
     [
         ({"brain_mask": np.ones((5, 5, 5))}, BrainMaskError, r"\(5, 5, 5\)"),
         ({"seed": -1}, ValueError, "seed is -1"),
+        ({"noise_number": -1}, ValueError, "noise is -1"),
         ({"margin_mm": -2.0}, ValueError, "-2 mm"),
         ({"region": "hair"}, ValueError, "hair"),
     ],
@@ -187,6 +200,19 @@ def test_a_leaking_mask_is_refused_or_warned_of(model: HeadModel) -> None:
     with pytest.raises(BrainMaskError, match="no brain reaches"):
         run(scan, leak, model)
     assert any("no brain reaches" in w for w in run(scan, leak, model, allow_unusual_mask=True).warnings)
+
+
+def test_a_model_is_loaded_once_and_again_when_its_file_changes(model: HeadModel, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    checkpoint.save(model, path, {})
+    first = steps.load_model(path, "cpu")
+    assert steps.load_model(str(path), "cpu") is first and steps.load_model(first, "cpu") is first
+    os.utime(path, (1, 1))
+    assert steps.load_model(path, "cpu") is not first
+    own = steps.load_model(None, "cpu")
+    assert own is not first and steps.load_model(None, "cpu") is own
+    with pytest.raises(WeightsError, match="absent"):
+        steps.load_model(tmp_path / "absent.safetensors", "cpu")
 
 
 def test_a_flat_brain_is_refused(model: HeadModel) -> None:

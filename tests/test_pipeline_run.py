@@ -69,6 +69,19 @@ def test_nothing_else_gets_through(tmp_path: Path, model: HeadModel) -> None:
         assert again.tobytes() == first.tobytes(), name
 
 
+def test_the_number_of_the_noise_changes_noise_alone(tmp_path: Path, model: HeadModel) -> None:
+    run, brain = forms.open_scan(put(tmp_path / "run.nii", volumes())), phantom.head()[1]
+    one, other = (
+        next(
+            deidentify_run(
+                run, Options(seed=1, device="cpu", noise_number=n), brain_mask=brain, weights=model
+            ).volumes()
+        )
+        for n in (0, 7)
+    )
+    assert 0 < phantom.smooth_share(one, other, ~brain) < 0.1
+
+
 def test_file_to_file(tmp_path: Path, model: HeadModel) -> None:
     source = put(tmp_path / "run.nii", volumes().astype(np.int16))
     brain = tmp_path / "brain.nii"

@@ -237,6 +237,32 @@ def test_echoes_a_missing_slice_slopes_by_slice_and_kept_metadata(tmp_path: Path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "mask.nii.gz", "out"]
 
 
+def test_series_of_one_person_differ_by_noise_alone_and_other_people_have_other_heads(tmp_path: Path) -> None:
+    for n, patient in enumerate(("A", "A", "B"), 1):
+        dp.classic(tmp_path / "in" / str(n), STORED, AFFINE, PatientID=patient, PatientName=patient, SeriesNumber=n)
+    nib.save(nib.Nifti1Image(BRAIN.astype(np.uint8), AFFINE), tmp_path / "mask.nii.gz")
+    tool = f"command:sh -c 'cp {tmp_path}/mask.nii.gz {{mask}}' {{input}}"
+    options = ("--brain-extractor", tool, "--margin-mm", "2")
+
+    def results(name: str) -> dict[str, NDArray]:
+        ran = run("deidentify", tmp_path / "in", tmp_path / name, *options, "--seed", "1")
+        assert ran.exit_code == 0, ran.output
+        folders = sorted((tmp_path / name).glob("*/*"))
+        assert {d.DerivationDescription.split(": ")[1] for f in folders for d in instances(f)} == {
+            "all but the brain and 2 mm around it replaced by a generated head"
+        }
+        return {f.name: volume(f) for f in folders}
+
+    found = results("out")
+    one, again, other = found.values()
+    outside = one != STORED
+    assert 0 < phantom.smooth_share(one, again, outside) < 0.1 < 0.3 < phantom.smooth_share(one, other, outside)
+    second = results("twice")  # the same pixels, under other identities
+    assert all(np.array_equal(found[name], second[name]) for name in found)
+    ids = [{d.PatientID for d in instances(tmp_path / name)} for name in ("out", "twice")]
+    assert len(ids[0]) == 2 and not ids[0] & ids[1]
+
+
 def test_a_bad_instance_fails_its_series_and_nothing_is_written(folder: Path) -> None:
     path = folder / "in" / "im0006"
     path.write_bytes(path.read_bytes()[:-500])

@@ -122,7 +122,11 @@ def deidentify(
     ] = "basic",
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same file; by default a secret one is drawn."),
+        typer.Option(
+            min=0,
+            max=2**63 - 1,
+            help="The same seed gives the same file (of DICOM, the same pixels); by default a secret one is drawn.",
+        ),
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where the networks run.")] = "auto",
     weights: Annotated[Path | None, typer.Option(help="A .safetensors file with its .json beside it.")] = None,

@@ -34,13 +34,14 @@ def deidentify_file(
     *,
     brain_mask: Path | None = None,
     save_brain_mask: Path | None = None,
+    save_replaced_mask: Path | None = None,
     picture: Path | None = None,
     weights: "str | Path | HeadModel | None" = None,
     head: "Head | None" = None,
     sidecar: bool = False,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
-    beside: "Callable[[Deidentified | DeidentifiedRun], Sequence[tuple[Path, Writer]]] | None" = None,
+    beside: Sequence[tuple[Path, Writer]] = (),
     staging: Path | None = None,
 ) -> "Deidentified | DeidentifiedRun":
     """De-identify the scan `input`, 3-D or 4-D, and write all outputs or none.
@@ -51,13 +52,14 @@ def deidentify_file(
         options: how.
         brain_mask: a mask on the grid of the input, which then is not searched for.
         save_brain_mask: where the brain mask goes.
+        save_replaced_mask: where the mask of what was replaced goes, 1 there.
         picture: where a before/after picture goes, .png; it shows the original face. Of a 4-D file, the mean volumes.
         weights: a weight file or a model from `checkpoint.load`; the package's own if None.
         head: of another scan's result, to be used again; see `pipeline.deidentify`.
         sidecar: if `input` has a JSON sidecar beside it, write one beside `output`, cleaned as the header is.
         overwrite: replace outputs that exist.
         progress: called with the name of each stage.
-        beside: further files to write with the result, which it is given; they replace what is there.
+        beside: further files to write with the result; they replace what is there.
         staging: a folder on the outputs' file system for what is not complete yet; beside the outputs if None.
 
     Raises:
@@ -67,7 +69,7 @@ def deidentify_file(
     described = sidecar_of(input) if sidecar and sidecar_of(input).is_file() else None
     check_outputs(
         [*(file for p in (input, brain_mask) if p for file in forms.files_of(p)), *([described] if described else [])],
-        [p for p in (save_brain_mask,) if p],
+        [p for p in (save_brain_mask, save_replaced_mask) if p],
         [p for p in (picture,) if p],
         own=(*forms.result_files(input, output), *([sidecar_of(output)] if described else [])),
         overwrite=overwrite,
@@ -88,13 +90,15 @@ def deidentify_file(
 
         before, after = run.mean(), mean_of(marked, volumes())
         files.append((picture, lambda path: before_after(before, after, result.brain_mask, path)))
+    grid = run.volume(np.zeros(run.shape, run.dtype, order="F"))
     if save_brain_mask:
-        grid = run.volume(np.zeros(run.shape, run.dtype, order="F"))
         files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(grid, result.brain_mask))))
+    if save_replaced_mask:
+        replaced = mask_scan(grid, ~result.protected).marked("voxels that were replaced")
+        files.append((save_replaced_mask, lambda path: nifti.write(path, replaced)))
     if fields is not None:
         files.append((sidecar_of(output), lambda path: path.write_text(dumped(fields), "utf-8")))
-    files += beside(result) if beside else ()
-    write_together([*files, *forms.writers(output, marked, volumes())], staging)
+    write_together([*files, *beside, *forms.writers(output, marked, volumes())], staging)
     return result
 
 

@@ -22,6 +22,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
+from cpmae.options import Options
+
 TABLE = "dicomfields_2026c"
 RETAIN = ("dates", "patient", "device", "uids")
 _CODES = {  # PS3.16, CID 7050
@@ -85,6 +87,7 @@ _KEPT = {
     "dates": frozenset(),
     "uids": frozenset(),
 }
+_PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}  # units of ages
 # Of a person and not of the examination: never kept as dates.
 _PERSONAL_DATES = _tags("PatientBirthDate", "PatientBirthTime", "LastMenstrualDate", "DateOfInstallation")
 _PLAIN_UIDS = _tags("CodingSchemeUID", "ContextUID", "MappingResourceUID")  # of codes, the same for everybody
@@ -103,11 +106,13 @@ class Identity:
         clean: remove what identifies; if False only pictures go and UIDs change.
         retain: of `RETAIN`, what is kept in spite of that: dates (shifted), patient's characteristics, device, UIDs.
         tool: name and version of this program, for the marks.
+        replaced: what of the pixels was, in words, for the marks.
     """
 
     clean: bool = True
     retain: frozenset[str] = frozenset()
     tool: str = "cpmae"
+    replaced: str = Options().replaced()
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def uid(self, old: str) -> str:
@@ -156,8 +161,6 @@ def deidentify_header(whole: Dataset, identity: Identity, patient: str) -> None:
     if identity.clean:
         whole.PatientID = identity.patient_id(patient)
         whole.PatientName = f"Deidentified^{whole.PatientID}"
-        if str(whole.get("PatientAge") or "") > "089Y":
-            whole.PatientAge = "090Y"  # so few are older that the age itself identifies
     _new_meta(whole)
     _mark(whole, identity)
 
@@ -207,7 +210,7 @@ def _cleaned(data: Dataset, element: DataElement, identity: Identity, patient: s
     if any(tag.group & t[2] == t[0] & t[2] and tag.element & t[3] == t[1] & t[3] for t in groups):
         return False
     if any(tag in _KEPT[what] for what in identity.retain):
-        return True
+        return element.keyword != "PatientAge" or _capped(element)
     if "dates" in identity.retain and element.VR in _TIMES and tag not in _PERSONAL_DATES:
         return _shift(element, identity.shift(patient))
     action = actions.get(int(tag))
@@ -233,6 +236,14 @@ def _replaced(data: Dataset, element: DataElement) -> bool:
         element.value = Sequence() if element.VR == "SQ" else ""
         return True
     return False
+
+
+def _capped(element: DataElement) -> bool:
+    """Ages over 89 years become 90: so few are older that the age itself identifies. False if it is no age."""
+    found = re.fullmatch(r"\s*(\d+)([DWMY])\s*", str(element.value or "000Y"))
+    if found and int(found[1]) >= 90 * _PER_YEAR[found[2]]:
+        element.value = "090Y"
+    return found is not None
 
 
 def _shift(element: DataElement, by: timedelta) -> bool:
@@ -312,13 +323,13 @@ def _mark(whole: Dataset, identity: Identity) -> None:
             for item in group.get("MRImageFrameTypeSequence") or []:
                 if item.get("FrameType"):
                     item.FrameType = ["DERIVED", *list(item.FrameType)[1:]]
-    said = f"Everything outside the brain was generated anew by {identity.tool}"
+    said = f"{identity.tool}: {identity.replaced} replaced by a generated head"
     whole.DerivationDescription = "; ".join(filter(None, [str(whole.get("DerivationDescription") or ""), said]))[-1024:]
     whole.RecognizableVisualFeatures = "NO"
     before = whole.get("DeidentificationMethod") or []
     whole.DeidentificationMethod = [
         *([before] if isinstance(before, str) else before),
-        f"{identity.tool}: non-brain replaced",
+        f"{identity.tool}: {identity.replaced} replaced",  # a DICOM string of 64 characters at most
     ]
     options = ["visual", "basic", *(r for r in RETAIN if r in identity.retain)] if identity.clean else ["visual"]
     codes = list(whole.get("DeidentificationMethodCodeSequence") or [])

@@ -74,8 +74,7 @@ _DATE = re.compile(r"(?<!\d)(19|20)\d\d[-/.]?[01]\d[-/.]?[0-3]\d(?!\d)")
 def sidecar(fields: Mapping[str, Any], options: Options, tool: str) -> dict[str, Any]:
     """The sidecar of a result: that of its scan, cleaned if the options say so, with what was done by which tool."""
     kept = clean(fields) if options.clean_metadata else fields
-    what = "face and ears" if options.region == "face" else "everything outside the brain"
-    method = f"{tool}: {what} replaced by a generated head"
+    method = f"{tool}: {options.replaced()} replaced by a generated head"
     return marked(kept, method, fields.get("DeidentificationMethodCodeSequence"))
 
 

@@ -14,3 +14,12 @@ class Options:
     seed: int | None = None
     device: str = "auto"
     allow_unusual_mask: bool = False
+    noise_number: int = 0
+
+    def replaced(self) -> str:
+        """What is replaced, in the words in which results say so; 40 ASCII characters or fewer."""
+        if self.region == "face":
+            return "face and ears"
+        if self.margin_mm:
+            return f"all but the brain and {self.margin_mm:.3g} mm around it"
+        return "everything outside the brain"

@@ -53,6 +53,7 @@ def deidentify(
     device: str = "auto",
     weights: str | Path | HeadModel | None = None,
     allow_unusual_mask: bool = False,
+    noise_number: int = 0,
     head: Head | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Deidentified:
@@ -73,6 +74,7 @@ def deidentify(
         device: "auto", "cpu", "cuda" or "mps".
         weights: a weight file or a model from `checkpoint.load`; the package's own if None.
         allow_unusual_mask: warn of a mask whose place or shape no template brain has, instead of refusing it.
+        noise_number: scans of one person with the same seed and head each have another, so that noise alone differs.
         head: of the result of another scan of the same person, whose head this one shall have as well; in another world
             frame, `head.elsewhere()`.
         progress: called with the name of each stage.
@@ -82,9 +84,11 @@ def deidentify(
         ValueError: for an argument out of range.
     """
     tell = progress or (lambda stage: None)
-    options = Options(brain_extractor, margin_mm, region, clean_metadata, seed, device, allow_unusual_mask)
+    options = Options(
+        brain_extractor, margin_mm, region, clean_metadata, seed, device, allow_unusual_mask, noise_number
+    )
     scan = _as_scan(scan)
-    noise, generator, texture = steps.generators(seed)
+    noise, generator, texture = steps.generators(seed, noise_number)
     device = steps.usable_device(device)
     volume = scan.scaled()
     nifti.check_is_scan(volume)

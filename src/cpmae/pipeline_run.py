@@ -67,7 +67,7 @@ def deidentify_run(
         As `pipeline.deidentify`; while the volumes are taken, ScanError for one that cannot be de-identified.
     """
     tell = progress or (lambda stage: None)
-    noise, generator, texture = steps.generators(options.seed)
+    noise, generator, texture = steps.generators(options.seed, options.noise_number)
     device = steps.usable_device(options.device)
     tell("reading all volumes")
     mean = run.mean()

@@ -134,29 +134,34 @@ def draw_head(volume: Volume, options: Options, weights: "str | Path | HeadModel
 
 
 def load_model(weights: "str | Path | HeadModel | None", device: str) -> HeadModel:
-    """A weight file's model, the package's own if None; a model as it is."""
+    """A weight file's model, the package's own if None; a model as it is. The last one is kept while its file stays."""
     if isinstance(weights, HeadModel):
         return weights
-    return _own_model(device) if weights is None else checkpoint.load(weights, device)
+    path = Path(weights) if weights else None
+    return _loaded(path, path.stat().st_mtime_ns if path and path.is_file() else None, device)
 
 
 @lru_cache(maxsize=1)
-def _own_model(device: str) -> HeadModel:
-    """The package's own, which does not change while a process runs."""
-    return checkpoint.load(None, device)
+def _loaded(path: Path | None, changed: int | None, device: str) -> HeadModel:
+    return checkpoint.load(path, device)
 
 
-def generators(seed: int | None) -> tuple[torch.Generator, torch.Generator, torch.Generator]:
+def generators(seed: int | None, noise_number: int = 0) -> tuple[torch.Generator, torch.Generator, torch.Generator]:
     """For the noise, the head and its texture. Without a seed, from the system's secure source, and then forgotten.
 
-    The texture has its own, so that a head has the same one whether it was just drawn or is given again.
+    The texture has its own, so that a head has the same one whether it was just drawn or is given again. Each
+    `noise_number` has other noise, and the same head and texture.
 
     Raises:
         ValueError: for a seed out of range.
     """
     if seed is not None and not 0 <= seed < 2**63:
         raise ValueError(f"the seed is {seed}, choose 0 to 2^63 - 1")
+    if noise_number < 0:
+        raise ValueError(f"the number of the noise is {noise_number}, choose 0 or more")
     parts = np.random.SeedSequence(secrets.randbits(128) if seed is None else seed).spawn(3)
+    if noise_number:
+        parts[0] = np.random.SeedSequence(parts[0].entropy, spawn_key=(*parts[0].spawn_key, noise_number))
     noise, head, texture = (
         torch.Generator().manual_seed(int(part.generate_state(1, np.uint64)[0] >> 1)) for part in parts
     )

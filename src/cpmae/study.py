@@ -91,6 +91,7 @@ class _Run:
     given_mask: Path | None
     tell: Callable[[str], None]
     volumes: int = 0  # handled so far
+    patients: dict[str, int] = field(default_factory=dict)  # numbered as they come
     heads: dict[tuple[str, str], _Head] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -146,7 +147,8 @@ def deidentify_study(
             f"{input} holds several patients, studies or frames of reference, and {one} is for one T1w; give them apart"
         )
     seed = secrets.randbits(62) if options.seed is None else options.seed
-    identity = Identity(options.clean_metadata, study.retain if study else frozenset(), f"cpmae {__version__}")
+    retain = study.retain if study else frozenset()
+    identity = Identity(options.clean_metadata, retain, f"cpmae {__version__}", options.replaced())
     run = _Run(input, options, study or StudyOptions(), weights, identity, seed, brain_mask, tell)
     with TemporaryDirectory(prefix=".cpmae-", dir=output.absolute().parent) as temporary:
         tree = Path(temporary) / "result"
@@ -264,7 +266,9 @@ def _volume(
         scan, mask = dicom_scan.without_holes(scan, mask, stack)
     if head is None and t1w_score(series) < 2:
         run.warnings.append(f"there is no T1w in the world of {series.name}; its own brain was searched for")
-    options = replace(run.options, seed=(run.seed + run.volumes) % 2**63)  # other noise in each volume
+    person = run.patients.setdefault(series.patient, len(run.patients))
+    # another draw for each person, and in all volumes of one the same head and texture under other noise
+    options = replace(run.options, seed=(run.seed + person) % 2**63, noise_number=run.volumes)
     run.volumes += 1
     done = pipeline.deidentify(
         scan,

@@ -45,6 +45,9 @@ def run(jobs: Sequence[Job], workers: Workers, records: Records, tell: Tell) -> 
 
     Returns:
         How many were "skipped", "done", "failed", "crashed".
+
+    Raises:
+        ValueError: if those that are left wait for each other.
     """
     counts: Counter[str] = Counter()
     waiting = {job.name: job for job in jobs}
@@ -57,6 +60,9 @@ def run(jobs: Sequence[Job], workers: Workers, records: Records, tell: Tell) -> 
     open_names, ahead, lost = set(waiting), set[str](), Counter[str]()
     while open_names:
         ready = [job for job in waiting.values() if not open_names & set(job.after)]
+        if not ready and len(waiting) == len(open_names):  # nothing runs, and nothing will
+            names = ", ".join(waiting)
+            raise ValueError(f"{names} wait for each other, so that none can start; this is a bug, please report it")
         free = workers.free()
         for job in ready[:free]:
             del waiting[job.name]

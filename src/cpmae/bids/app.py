@@ -52,7 +52,7 @@ def participant(
     description.check_output(dataset, target, settings.placement)
     todo = jobs(dataset, scans, target, settings, description.source_uri(dataset, target))
     with _staging(target) as staging:
-        description.describe(dataset, target, settings.placement, staging)
+        description.describe(dataset, target, settings, staging)
         records = Records(target, staging)
         what = (work, records, staging, (source, target))
         if scheduler or slurm:

@@ -34,8 +34,8 @@ _PROSE |= {"genetic_info.json", "samples.tsv", "samples.json"}
 _FOLDER = re.compile(r"(sub|ses)-[0-9A-Za-z+]+|anat|dwi|func|perf|fmap|eeg|meg|ieeg|beh|pet|mrs|nirs|motion|micr")
 _README = """{name}: head MRI, de-identified
 
-Everything outside the brain was replaced by a generated head that nobody has, with cpmae {version}. Inside the brain
-mask every stored number is the original's. Do not measure skull, scalp, eyes, sinuses or neck in these images.
+Replaced by a generated head that nobody has, with cpmae {version}: {replaced}. Every other stored
+number is the original's. Do not measure what was replaced (of skull, scalp, eyes, sinuses, neck) in these images.
 
 Masks named defacemask are 1 in the voxels that were replaced, and 0 in those that were kept.
 JSON sidecars hold acquisition parameters alone, and each image has all of its own beside it. Ages are capped at
@@ -75,19 +75,24 @@ def check_output(dataset: Dataset, target: Path, placement: Placement) -> None:
             )
 
 
-def describe(dataset: Dataset, target: Path, placement: Placement, staging: Path) -> None:
+def describe(dataset: Dataset, target: Path, settings: Settings, staging: Path) -> None:
     """Write what says that this is a data set, and whose work.
 
     Raises:
         ScanError: if the input's description or its list of people cannot be used.
     """
-    description = _description(dataset, target, placement)
-    if placement == "raw":
+    description = _description(dataset, target, settings.placement)
+    if settings.placement == "raw":
         _people(dataset)  # found out before the work, and not after it
     texts = {
         "dataset_description.json": json.dumps(description, indent=2) + "\n",
         ".bidsignore": "".join(f"{name}\n" for name in _IGNORED),
-        "README": _README.format(name=description["Name"], version=__version__, age=metadata_tsv.MAX_AGE),
+        "README": _README.format(
+            name=description["Name"],
+            version=__version__,
+            replaced=settings.options.replaced(),
+            age=metadata_tsv.MAX_AGE,
+        ),
     }
     _put(target, texts, staging)
 

@@ -7,20 +7,18 @@ A mask is taken over from a scan of the same session if
 Otherwise each scan finds its own. People move between scans: what is taken over fits as well as they lay still.
 """
 
-import gzip
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from cpmae.brain import grid_distance_mm
-from cpmae.errors import ScanError
 from cpmae.io import nifti
 from cpmae.io.header import best_affine, parse_header
+from cpmae.io.source import opened
+from cpmae.shared_mask import mask_on
 from cpmae.volume import voxel_volume_ml
 
 SAME_MM = 0.1
@@ -48,13 +46,8 @@ def grid_of(path: Path) -> Grid:
     Raises:
         ScanError: if there is no such header.
     """
-    try:
-        with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
-            raw = file.read(540)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ScanError(
-            f"{path.name} cannot be read ({getattr(error, 'strerror', None) or error}), copy it again"
-        ) from error
+    with opened(path) as file:
+        raw = file.read(540)
     header = parse_header(raw, path.name)
     shape = tuple(int(n) for n in header["dim"][1:4])
     code = int(header["sform_code"]) or int(header["qform_code"])
@@ -85,11 +78,7 @@ def mask_for(grid: Grid, other: Grid, mask: Path) -> NDArray[np.bool_] | None:
     found = nifti.load(mask).stored != 0
     if _same_grid(grid, other):
         return found
-    to_other = np.linalg.inv(other.affine) @ grid.affine
-    moved = ndimage.affine_transform(
-        found.astype(np.float32), to_other[:3, :3], to_other[:3, 3], output_shape=grid.shape, order=1
-    )
-    brain = moved > 0.5
+    brain = mask_on(found, other.affine, grid.shape, grid.affine)
     covered = brain.sum() * voxel_volume_ml(grid.affine) / max(1e-9, found.sum() * voxel_volume_ml(other.affine))
     return brain if covered >= MIN_COVERED else None
 

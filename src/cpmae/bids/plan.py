@@ -35,7 +35,7 @@ class Settings:
 
     Attributes:
         placement: "derivative", files under derived names, or "raw", a data set under the original names.
-        options: of every scan; its seed is not used.
+        options: of every scan; its seed and number of noise are not used.
         weights: a weight file; the package's own if None.
         key: the secret of `bids.key`; each scan has its own draw if None.
         keep_columns: of tables, besides those that are kept anyway.
@@ -106,7 +106,8 @@ def jobs(
         head = None if head == scan.path else head
         options = settings.options
         if settings.key is not None:
-            options = replace(options, seed=subject_key.seed_of(settings.key, scan.name.entities["sub"]))
+            seed = subject_key.seed_of(settings.key, scan.name.entities["sub"])
+            options = replace(options, seed=seed, noise_number=_noise_number(scan))
         task = Task(
             source=dataset.root,
             target=target,
@@ -140,6 +141,11 @@ def jobs(
     return sorted(found, key=lambda job: (PurePosixPath(job.name).parts[0], len(job.after)))
 
 
+def _noise_number(scan: Scan) -> int:
+    """Another one for each scan, whichever others there are."""
+    return int.from_bytes(hashlib.sha256(str(scan.path).encode()).digest()[:8])
+
+
 def derivative(scan: Scan, desc: str = "deid", **parts: str) -> PurePosixPath:
     """The name of what is made from a scan, in the same folder: `sub-01_desc-deid_T1w.nii.gz`."""
     return scan.path.with_name(str(scan.name.but(desc=desc, **parts)))
@@ -171,9 +177,12 @@ def references(scan: Scan, session: Sequence[Scan]) -> list[Scan]:
         return []
     magnitudes = [other for other in session if other.path != scan.path and not is_phase(other)]
     same = [other for other in magnitudes if _acquisition(other) == _acquisition(scan)]
+    t1w = [other for other in magnitudes if other.name.suffix == "T1w"]
     if not is_phase(scan):  # the first image of an acquisition finds its brain, the others follow it
         same = [other for other in same if _order(other) < _order(scan)]
-    t1w = [other for other in magnitudes if other.name.suffix == "T1w" and other not in same]
+        if scan.name.suffix == "T1w":  # and no two wait for each other
+            t1w = [other for other in t1w if _order(other) < _order(scan)]
+    t1w = [other for other in t1w if other not in same]
     return sorted(same, key=_order)[:1] + sorted(t1w, key=_order)[:1]
 
 

@@ -8,7 +8,6 @@ It is kept in the private folder of the run, for the other scans of that run, an
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -21,36 +20,23 @@ from cpmae.errors import BrainMaskError, ScanError
 from cpmae.files import deidentify_file, draw_head
 from cpmae.io import bids, sidecar
 from cpmae.io.together import Writer
-from cpmae.options import Options
 
 if TYPE_CHECKING:
-    from cpmae.models.head import HeadModel
-    from cpmae.pipeline import Deidentified
     from cpmae.steps import Head
-
-
-def with_loaded_model(input: Path, output: Path, options: Options, *, weights: Path | None, **others: Any) -> Any:
-    """`files.deidentify_file` with the model that this worker has loaded."""
-    return deidentify_file(input, output, options, weights=_model(weights, options.device), **others)
-
-
-def draw_with_loaded_model(input: Path, options: Options, *, weights: Path | None) -> "Head":
-    """`files.draw_head` with the model that this worker has loaded."""
-    return draw_head(input, options, _model(weights, options.device))
 
 
 def deidentify_scan(
     task: Task,
     staging: Path,
-    deidentify: "Callable[..., Deidentified]" = with_loaded_model,
-    draw: "Callable[..., Head]" = draw_with_loaded_model,
+    deidentify: Callable[..., Any] = deidentify_file,
+    draw: "Callable[..., Head]" = draw_head,
 ) -> tuple[list[Path], dict[str, Any]]:
     """De-identify one scan of a data set; the `batch.engine.Work` of data sets.
 
     Args:
         staging: a private folder on the output's file system, for what is not complete yet.
-        deidentify: what does one file, with the arguments of `with_loaded_model`.
-        draw: what draws the head of a scan alone, with the arguments of `draw_with_loaded_model`.
+        deidentify: what does one file, with the arguments of `files.deidentify_file`.
+        draw: what draws the head of a scan alone, with the arguments of `files.draw_head`.
 
     Raises:
         what `files.deidentify_file` raises, and ScanError for sidecars and tables that cannot be read.
@@ -69,10 +55,11 @@ def deidentify_scan(
             task.options,
             brain_mask=mask,
             save_brain_mask=task.target / task.mask,
+            save_replaced_mask=task.target / task.defacemask if task.defacemask else None,
             weights=task.weights,
             head=head,
             overwrite=True,
-            beside=lambda result: [*_defacemask(task, result), *files],
+            beside=files,
             staging=Path(private),
         )
     if task.head is None and task.options.seed is not None:
@@ -85,18 +72,6 @@ def deidentify_scan(
         text = f"no head could be drawn for {task.head}, whose head it should have; it has one of its own"
         account["warnings"] = [*account.get("warnings", []), text]
     return [*paths, output], account
-
-
-@cache
-def _model(weights: Path | None, device: str) -> "HeadModel | Path | None":
-    """Loaded once a worker; for a device that is not there, the path, and the pipeline says so."""
-    import torch
-
-    from cpmae.models import checkpoint
-
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    found = next(name for name, yes in there.items() if yes) if device == "auto" else device
-    return checkpoint.load(weights, found) if there.get(found) else weights
 
 
 def _mask_of_another(task: Task, folder: Path) -> tuple[Path | None, str | None]:
@@ -153,16 +128,6 @@ def _keep_head(head: "Head", place: Path) -> None:
     begun = place.with_name(f"head-{secrets.token_hex(8)}.npz")
     save_head(begun, head)
     os.replace(begun, place)
-
-
-def _defacemask(task: Task, result: "Deidentified") -> list[tuple[Path, Writer]]:
-    if task.defacemask is None:
-        return []
-    from cpmae.io import nifti
-    from cpmae.io.mask import mask_scan
-
-    scan = mask_scan(result.image, ~result.protected).marked("voxels that were replaced")
-    return [(task.target / task.defacemask, lambda path: nifti.write(path, scan))]
 
 
 def _texts(task: Task) -> list[tuple[Path, Writer]]:
