@@ -21,6 +21,8 @@ from pathlib import Path
 
 SHELL_FILES = ("MNI152_2009_SSW.nii.gz", "refacer_shell_sym211.nii.gz", "MNI152_2009_SSW_weight.nii.gz")
 FURTHER_HEAD = """
+import os
+os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as the command line sets it for itself and its workers
 import json, sys, time
 from cpmae import deidentify
 from cpmae.io.nifti import read, write

@@ -82,9 +82,18 @@ def test_no_bone_in_the_holes_of_a_mask() -> None:
     _, mask = brain_like()
     open_mask = mask.copy()
     open_mask[44:48, 46:50, 70:80] = False
-    whole, holed = (beside_brain(m, SHAPE) for m in (mask, open_mask))
+    bare = torch.zeros(SHAPE)
+    whole, holed = (beside_brain(m, bare, SHAPE) for m in (mask, open_mask))
     assert whole.max() == 1
     assert torch.equal(whole, holed)
+
+
+def test_skin_stays_where_the_brain_comes_near_to_it() -> None:
+    _, mask = brain_like()
+    skin = torch.zeros(SHAPE)
+    skin[:, 82:84] = 1
+    assert beside_brain(mask, torch.zeros(SHAPE), SHAPE)[45, 81].max() == 1
+    assert beside_brain(mask, skin, SHAPE)[:, 82:84].max() == 0
 
 
 def test_e2_does_not_see_what_is_unknown(model: HeadModel) -> None:

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from cpmae import canonical
 from cpmae.io import nifti
-from cpmae.models.paint import paint_labels, texture
+from cpmae.models.paint import paint_labels, soft_surface, texture
 from cpmae.models.tissue import PAINTS
 from cpmae.training import anatomy, population, stages
 from cpmae.training.contrast import tissue_intensities
@@ -38,7 +38,7 @@ def main() -> None:
     structure = torch.from_numpy(values & anatomy.STRUCTURE).long()
     tissue = torch.from_numpy(anatomy.outside_tissue())[structure].long()
     fat, mottle = texture(tissue, torch.Generator().manual_seed(arguments.seed))
-    outside = paint_labels(tissue, paints, fat, mottle)
+    outside = soft_surface(paint_labels(tissue, paints, fat, mottle), tissue)
     is_brain = structure >= anatomy.N_OUTSIDE
     clean = torch.where(is_brain, brain_means[structure] * (1 + 0.03 * mottle), outside).numpy() * BRIGHTEST
 

@@ -10,13 +10,13 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpmae.canonical import Conformed
+from cpmae.canonical import MODEL_SHAPE, Conformed
 from cpmae.models.field import GRID_SHAPE, dense, pull, sampling_grid, warp_volume
 from cpmae.models.head import HeadModel
 from cpmae.models.mae import known_coarse
 from cpmae.models.paint import paint_labels, shares, soft_surface, texture
 from cpmae.models.palette import brain_depth, brain_profile
-from cpmae.models.tissue import PAINTS
+from cpmae.models.tissue import PAINTS, TISSUES
 from cpmae.models.vqvae import COARSE, FINE, STEP_MM, code_shape
 from cpmae.registration import fit_atlas
 from cpmae.sampling import sample
@@ -92,7 +92,7 @@ def paint_head(
     atlas = model.atlas.cpu()
     painted = soft_surface(paint_labels(atlas, paints, *texture(atlas, generator)), atlas)
     head = warp_volume(painted[None], dense(field, GRID_SHAPE))[0]
-    return head.lerp_(paints[PAINTS.index("bone")], beside_brain(mask, GRID_SHAPE))
+    return head.lerp_(paints[PAINTS.index("bone")], beside_brain(mask, skin_of(atlas, field), GRID_SHAPE))
 
 
 def paint_shares(
@@ -107,12 +107,19 @@ def paint_shares(
         for each of `PAINTS`, (X / step, Y / step, Z / step) float32.
     """
     x, y, z = (n // step for n in GRID_SHAPE)
-    atlas, into, beside = model.atlas.cpu(), sampling_grid(dense(field, (x, y, z))), beside_brain(mask, (x, y, z))
+    atlas, into = model.atlas.cpu(), sampling_grid(dense(field, (x, y, z)))
+    beside = beside_brain(mask, skin_of(atlas, field), (x, y, z))
     for name, share in zip(PAINTS, shares(atlas, *texture(atlas, generator, step)), strict=True):
         yield pull(share[None], into)[0].lerp_(torch.tensor(float(name == "bone")), beside)
 
 
-def beside_brain(mask: NDArray[np.bool_], shape: tuple[int, int, int]) -> Tensor:
+def skin_of(atlas: Tensor, field: Tensor) -> Tensor:
+    """Share of skin in a head, canonical.MODEL_SHAPE float32."""
+    skin = F.avg_pool3d((atlas == TISSUES.index("skin")).float()[None], STEP_MM)
+    return warp_volume(skin, dense(field, MODEL_SHAPE))[0]
+
+
+def beside_brain(mask: NDArray[np.bool_], skin: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """1 within `INNER_TABLE_MM` of the brain, 0 farther away, (X, Y, Z) float32 of the given shape.
 
     Masks of brain extractors reach to where the signal ends, at the dura and the skull. If anything else begins there,
@@ -121,6 +128,7 @@ def beside_brain(mask: NDArray[np.bool_], shape: tuple[int, int, int]) -> Tensor
 
     Args:
         mask: canonical.MODEL_SHAPE.
+        skin: from `skin_of`; it stays, however near it lies.
     """
     where = ndimage.find_objects(mask.view(np.uint8))[0]
     margin = int(INNER_TABLE_MM / STEP_MM) + 1
@@ -129,7 +137,8 @@ def beside_brain(mask: NDArray[np.bool_], shape: tuple[int, int, int]) -> Tensor
     near[box] = ndimage.distance_transform_edt(~mask[box], sampling=STEP_MM) <= INNER_TABLE_MM
     near[box] *= ~ndimage.binary_fill_holes(mask[box])  # ventricles that a mask leaves out are no bone
     near[:, :, : where[2].start + STEM_MM // STEP_MM] = 0
-    return F.interpolate(torch.from_numpy(near)[None, None], shape, mode="trilinear", align_corners=False)[0, 0]
+    beside = torch.from_numpy(near) * (1 - skin)
+    return F.interpolate(beside[None, None], shape, mode="trilinear", align_corners=False)[0, 0]
 
 
 def paints_for(model: HeadModel, brain: Conformed) -> Tensor:
