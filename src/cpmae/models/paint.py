@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 
-# how much each tissue's intensity varies from place to place, relative
-_MOTTLE = {"marrow": 0.25, "skin": 0.08, "mucosa": 0.2, "orbit": 0.3, "soft tissue": 0.12, "bone": 0.3, "blood": 0.3}
-_SHEET = 0.18  # half the thickness of a sheet of fat, in standard deviations of its field
+# how much each tissue's intensity varies from place to place, relative; soft tissue more mottled than this is taken for
+# grey and white matter by MeshNet
+_MOTTLE = {"marrow": 0.25, "skin": 0.08, "mucosa": 0.2, "orbit": 0.3, "soft tissue": 0.04, "bone": 0.3, "blood": 0.3}
+_SHEET = 0.12  # half the thickness of a sheet of fat, in standard deviations of its field
 _SUBCUTANEOUS = 0.5  # share of fat in the soft tissue under the skin
 
 
