@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -286,7 +287,9 @@ def test_a_signal_in_the_middle_leaves_nothing(folder: Path, number: int, code: 
     tool = f"command:sh -c 'touch {started}; sleep 600' {{input}} {{mask}}"
     command = [sys.executable, "-m", "cpmae", "deidentify", "scan.nii", "out.nii", "--brain-extractor", tool]
     before = contents(folder)
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    heard = partial(signal.signal, number, signal.SIG_DFL)  # a test run in the background ignores SIGINT
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=folder, preexec_fn=heard, **pipes) as process:
         for _ in range(1200):
             if started.exists():
                 break
