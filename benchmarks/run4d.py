@@ -12,10 +12,9 @@ import os
 import pstats
 import resource
 import tempfile
-import time
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from timeit import repeat
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line sets it
 
@@ -54,10 +53,10 @@ def main() -> None:
             write_run(folder / "copy.nii", opened, opened.stored_volumes(), overwrite=True)
 
         deidentified(volume)  # warms up
-        one = best_time(lambda: deidentified(volume), arguments.repeats)
-        plain = best_time(copied, arguments.repeats)
+        one = min(repeat(lambda: deidentified(volume), number=1, repeat=arguments.repeats))
+        plain = min(repeat(copied, number=1, repeat=arguments.repeats))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        all_of_it = best_time(lambda: deidentified(run), arguments.repeats)
+        all_of_it = min(repeat(lambda: deidentified(run), number=1, repeat=arguments.repeats))
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(f"{'one volume':24s} {one:7.2f} s")
         print(f"{'reading and writing':24s} {plain:7.2f} s")
@@ -88,15 +87,6 @@ def make_run(path: Path, count: int) -> Path:
             noisy = data * rng.uniform(0.95, 1.05) + rng.normal(0, 0.02 * data.max(), shape)
             file.write(np.rint(noisy).astype("<i2").tobytes(order="F"))
     return path
-
-
-def best_time(run: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 if __name__ == "__main__":

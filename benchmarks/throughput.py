@@ -7,8 +7,8 @@ import os
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line sets it
 
-import time
 from collections.abc import Callable
+from timeit import repeat
 
 import numpy as np
 import torch
@@ -43,7 +43,7 @@ def main() -> None:
     for name, run in parts.items():
         with FlopCounterMode(display=False) as counter:
             run()
-        taken = best_time(run)
+        taken = min(repeat(run, number=1, repeat=REPEATS))
         flops, seconds = flops + counter.get_total_flops(), seconds + taken
         rate = counter.get_total_flops() / taken
         print(f"{name:24s} {rate / 1e9:7.0f} GFLOP/s  {counter.get_total_flops() / 1e9:7.0f} GFLOP  {taken:.3f} s")
@@ -56,16 +56,7 @@ def plain_convolution() -> float:
     data = torch.rand(1, 64, *(n // 4 for n in canonical.GRID_SHAPE)).to(memory_format=torch.channels_last_3d)
     with torch.inference_mode(), fast_autocast(torch.device("cpu")):
         data = layer(data)  # from here on in the fast dtype
-        return 2 * 27 * 64 * 64 * data[0, 0].numel() / best_time(lambda: layer(data))
-
-
-def best_time(run: Callable[[], object]) -> float:
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        return 2 * 27 * 64 * 64 * data[0, 0].numel() / min(repeat(lambda: layer(data), number=1, repeat=REPEATS))
 
 
 if __name__ == "__main__":

@@ -129,6 +129,8 @@ def test_brain_unit_where_half_of_the_brain_is_empty() -> None:
     unit = canonical.brain_unit(Volume(values, np.eye(4)), np.ones(values.shape, bool))
     assert unit.floor == 0
     assert unit.scale == pytest.approx(100, rel=0.02)
+    values[:4], values[0, 0, 0] = 0, np.inf
+    assert canonical.brain_unit(Volume(values, np.eye(4)), np.ones(values.shape, bool)).scale > 0
 
 
 def test_brain_unit_of_standardised_intensities() -> None:

@@ -58,6 +58,8 @@ def test_no_hit_at_all_still_has_an_interval() -> None:
     found = recognise(never)
     assert found.rank1 == 0 and found.rank1_ci[0] == 0
     assert found.rank1_ci[1] == pytest.approx(0.0362, abs=1e-3)  # 1 - 0.025^(1/100)
+    never[7] = 0  # an attacker who sees nothing of one probe is no surer of the others
+    assert recognise(never).rank1_ci == pytest.approx(found.rank1_ci)
 
 
 def test_intervals_shrink_with_more_people() -> None:

@@ -178,10 +178,11 @@ def brain_unit(volume: Volume, brain: NDArray[np.bool_]) -> Unit:
     (maps of myelin water, thresholded maps), to the median of the rest.
     """
     values = volume.data[brain]
-    low, median = quantiles(values[np.isfinite(values)], (0.005, 0.5))
+    values = values[np.isfinite(values)]
+    low, median = quantiles(values, (0.005, 0.5))
     floor = min(0.0, float(low))
     if not median > floor and (above := values[values > floor]).size:
-        (median,) = quantiles(above[np.isfinite(above)], (0.5,))
+        (median,) = quantiles(above, (0.5,))
     return Unit(floor, max(float(median) - floor, float(np.finfo(np.float32).tiny)))
 
 

@@ -99,7 +99,7 @@ def deidentify(
     tell("generating a head")
     model = steps.load_model(weights, device)
     looked = steps.look_at_brain(volume, found)
-    head = steps.Head(found.pose, head.field) if head else steps.draw(model, volume, found, looked, region, generator)
+    head = steps.draw(model, volume, found, looked, region, generator, head)
     painted = paint_head(model, head.field, looked.conformed.mask, paints_for(model, looked.conformed), texture)
 
     tell("putting it around the brain")

@@ -79,11 +79,7 @@ def deidentify_run(
     tell("generating a head")
     model = steps.load_model(weights, device)
     looked = steps.look_at_brain(mean, found)
-    head = (
-        steps.Head(found.pose, head.field)
-        if head
-        else steps.draw(model, mean, found, looked, options.region, generator)
-    )
+    head = steps.draw(model, mean, found, looked, options.region, generator, head)
     step = 2 if float(voxel_sizes(run.affine).min()) >= COARSE_MM else 1
     layers = paint_shares(model, head.field, looked.conformed.mask, texture, step)
     native = (canonical.resample_like(layer.numpy(), found.pose, run.shape, run.affine) for layer in layers)

@@ -109,9 +109,17 @@ def look_at_brain(volume: Volume, found: Found) -> Brain:
 
 
 def draw(
-    model: HeadModel, volume: Volume, found: Found, looked: Brain, region: str, generator: torch.Generator
+    model: HeadModel,
+    volume: Volume,
+    found: Found,
+    looked: Brain,
+    region: str,
+    generator: torch.Generator,
+    given: Head | None = None,
 ) -> Head:
-    """A head around a brain, and in the region "face" around the rest that is kept."""
+    """A head around a brain, and in the region "face" around the rest that is kept; or the one that is given, here."""
+    if given is not None:
+        return Head(found.pose, given.field)
     kept = canonical.conform(volume, found.protected, found.pose, looked.unit) if region == "face" else None
     return Head(found.pose, generate_field(model, looked.conformed, kept, generator))
 

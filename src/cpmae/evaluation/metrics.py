@@ -140,10 +140,11 @@ def _pairs(scores: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def _rate_interval(hits: NDArray[np.float64], draws: NDArray) -> Interval:
-    """Bootstrap; where all probes are alike it has no width, and the exact binomial interval stands in for it."""
-    if np.ptp(hits) > 0:
+    """Bootstrap; with no hit at all, or nothing but hits, its width is next to none: then the exact binomial interval."""
+    count = round(hits.sum())  # ties add fractions of a hit
+    if np.ptp(hits) > 0 and 0 < count < len(hits):
         return _percentiles(hits[draws].mean(axis=1))
-    exact = stats.binomtest(round(hits.sum()), len(hits)).proportion_ci(0.95, "exact")
+    exact = stats.binomtest(count, len(hits)).proportion_ci(0.95, "exact")
     return float(exact.low), float(exact.high)
 
 
