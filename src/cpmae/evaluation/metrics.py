@@ -140,7 +140,7 @@ def _pairs(scores: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def _rate_interval(hits: NDArray[np.float64], draws: NDArray) -> Interval:
-    """Bootstrap; with no hit at all, or nothing but hits, its width is next to none: then the exact binomial interval."""
+    """Bootstrap; with no hit at all, or hits alone, it has next to no width: then the exact binomial interval."""
     count = round(hits.sum())  # ties add fractions of a hit
     if np.ptp(hits) > 0 and 0 < count < len(hits):
         return _percentiles(hits[draws].mean(axis=1))
