@@ -24,11 +24,8 @@ from cpmae.models import checkpoint
 from cpmae.models.field import GRID_SHAPE, dense, warp_volume
 from cpmae.models.head import HeadModel
 from cpmae.models.tissue import TISSUES
-from cpmae.training import anatomy, synth
+from cpmae.training import anatomy, faces, synth
 from cpmae.training.data import brain_unit
-
-# the face as seen from the front, canonical mm: between the outer corners of the eyes, from the brow to the chin
-X_MM, Z_MM = (-50, 50), (-110, -15)
 
 
 def main() -> None:
@@ -40,17 +37,23 @@ def main() -> None:
     arguments = parser.parse_args()
     heads = {path.name.split(".")[0].split("-")[-1]: synth.load_anatomy(path) for path in arguments.label_maps}
     whole = {name: v for name, v in heads.items() if not (v & anatomy.OUT_OF_VIEW).any()}
-    faces = {name: face_depth((v & anatomy.STRUCTURE) > 0) for name, v in whole.items() if name in arguments.training}
+    known = {
+        name: faces.relief((v[faces.FACE] & anatomy.STRUCTURE) > 0)
+        for name, v in whole.items()
+        if name in arguments.training
+    }
     model = checkpoint.load(arguments.weights)
-    apart = [min(distance(a, b) for m, b in faces.items() if m != n) for n, a in faces.items()]
+    apart = [min(faces.distance(a, b) for m, b in known.items() if m != n) for n, a in known.items()]
     samples = []
     for number, (name, values) in enumerate(heads.items()):
         for seed in range(number * arguments.samples, (number + 1) * arguments.samples):  # one seed draws like faces
-            face = face_depth(draw(model, values, seed))
-            near = {n: distance(face, f) for n, f in faces.items()}
+            face = faces.relief(draw(model, values, seed)[faces.FACE])
+            near = {n: faces.distance(face, f) for n, f in known.items()}
             samples.append((face, min(near.values())))
             print(json.dumps({"brain": name, "seed": seed, "own_mm": near.get(name), "nearest_mm": min(near.values())}))
-    between = [min(distance(a, b) for j, (b, _) in enumerate(samples) if j != i) for i, (a, _) in enumerate(samples)]
+    between = [
+        min(faces.distance(a, b) for j, (b, _) in enumerate(samples) if j != i) for i, (a, _) in enumerate(samples)
+    ]
     for title, values in {
         "training face to its nearest training face": apart,
         "generated face to its nearest training face": [d for _, d in samples],
@@ -67,20 +70,6 @@ def draw(model: HeadModel, values: NDArray[np.uint8], seed: int) -> NDArray[np.b
     field = generate_field(model, brain, None, torch.Generator().manual_seed(seed))
     solid = (model.atlas != TISSUES.index("air")).float()[None]
     return (warp_volume(solid, dense(field, GRID_SHAPE))[0] > 0.5).numpy()
-
-
-def face_depth(head: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The frontmost head voxel, canonical y in mm, for each x and z of the face; NaN where there is none."""
-    x0, z0 = canonical.GRID_ORIGIN[0], canonical.GRID_ORIGIN[2]
-    seen = head[x0 + X_MM[0] : x0 + X_MM[1], 110:, z0 + Z_MM[0] : z0 + Z_MM[1]]
-    depth = seen.shape[1] - 1 - np.argmax(seen[:, ::-1], axis=1)
-    return np.where(seen.any(axis=1), depth, np.nan).astype(np.float32)
-
-
-def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Mean distance of two faces along the line of sight, in mm, after the shift in depth that brings them closest."""
-    difference = (a - b)[np.isfinite(a) & np.isfinite(b)]
-    return float(np.abs(difference - np.median(difference)).mean())
 
 
 if __name__ == "__main__":

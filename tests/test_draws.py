@@ -24,7 +24,7 @@ def faces() -> list[NDArray[np.float32]]:
     with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as path:
         volume = nifti.read(path).scaled()
     found = steps.find(volume, None, Options(), "cpu", None)
-    brain = steps.look_at_brain(volume, found).conformed
+    brain = steps.look_at_brain(volume, found, "nonbrain").conformed
     model = steps.load_model(None, "cpu")
     solid = (model.atlas != TISSUES.index("air")).float()[None]
     return [

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cpmae.training.contrast import draw_contrast, tissue_intensities
 from cpmae.training.loop import LoopSettings
 
 EFFORT = groupwise.Effort(1, (10, 0), (10, 0))
+STILL = population.DrawSettings(rotation_deg=0, translation_mm=0, scale=0, tight=0, tight_sd=0)
 CPU = stages.Hardware(accelerator="cpu", precision="32-true")
 
 
@@ -78,6 +80,19 @@ def test_the_atlas_is_symmetric_and_holds_a_brain(people: Path) -> None:
     assert (atlas == atlas[::-1]).mean() > 0.999
     assert 0.5e6 < (atlas == BRAIN).sum() < 2e6
     assert (atlas == TISSUES.index("skin")).sum() > 1e4
+
+
+def test_a_drawn_face_is_unlike_the_registered_ones_and_like_a_face(people: Path) -> None:
+    drawn_from = population.Population.load(people / "population.npz")
+    least = drawn_from.least_apart()
+    assert least > 0.5  # mm; chins differ
+    rng = np.random.default_rng(5)
+    lowest, highest = STILL.unlike
+    drawn = [drawn_from.nearest_face(population.draw(drawn_from, rng, STILL).field) / least for _ in range(6)]
+    assert lowest <= min(drawn) and max(drawn) <= highest
+    anything = replace(STILL, unlike=(0.0, np.inf))
+    drawn = [drawn_from.nearest_face(population.draw(drawn_from, rng, anything).field) / least for _ in range(6)]
+    assert min(drawn) < lowest or max(drawn) > highest  # so that the first half says something
 
 
 def test_what_is_doubtful_of_a_head_is_no_part_of_the_template() -> None:

@@ -70,9 +70,10 @@ def generate_field(
     fitted = fit_atlas(model.atlas.cpu(), paints_for(model, brain), kept, brain)
     known = F.avg_pool3d(torch.from_numpy(kept.mask).float()[None, None], FINE // STEP_MM)[0, 0] == 1
     codes = draw_codes(model, condition, visible_codes(model, fitted, known), generator, settings)
-    # beside what is kept the new head is what was fitted to it, so that nothing shows where the two meet
-    share = F.avg_pool3d(F.pad(known.float()[None, None], [2] * 6, mode="replicate"), 5, 1)[0, 0]
-    return torch.lerp(model.decode(*codes, brain.mask), fitted, share.sqrt())
+    # up to 16 mm beside what is kept, and fading over as much, the new head is what was fitted, so that the two meet
+    near = F.max_pool3d(known.float()[None, None], 5, 1, 2)
+    share = F.avg_pool3d(F.pad(near, [2] * 6, mode="replicate"), 5, 1)[0, 0]
+    return torch.lerp(model.decode(*codes, brain.mask), fitted, share)
 
 
 def paint_head(

@@ -8,8 +8,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
-from cpmae import canonical, compose, metadata, steps, verify
+from cpmae import brightness, canonical, compose, metadata, steps, verify
 from cpmae.errors import ScanError
 from cpmae.generate import paint_head, paints_for
 from cpmae.io import nifti
@@ -98,9 +99,12 @@ def deidentify(
 
     tell("generating a head")
     model = steps.load_model(weights, device)
-    looked = steps.look_at_brain(volume, found)
-    head = steps.draw(model, volume, found, looked, region, generator, head)
+    looked = steps.look_at_brain(volume, found, region)
+    head = steps.draw(model, found, looked, generator, head)
     painted = paint_head(model, head.field, looked.conformed.mask, paints_for(model, looked.conformed), texture)
+    if looked.kept is not None:
+        factor = brightness.gain(painted, looked.kept, looked.conformed)
+        painted *= F.interpolate(factor[None, None], painted.shape, mode="trilinear", align_corners=False)[0, 0]
 
     tell("putting it around the brain")
     values = canonical.resample_like(painted.numpy(), found.pose, scan.stored.shape, scan.affine)

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from cpmae import canonical, compose, metadata, steps
+from cpmae import brightness, canonical, compose, metadata, steps
 from cpmae.compare import equal_voxels
 from cpmae.errors import ScanError
-from cpmae.generate import paint_shares
+from cpmae.generate import paint_shares, paints_for
 from cpmae.io import nifti
 from cpmae.io.run import NiftiRun
 from cpmae.models.head import HeadModel
 from cpmae.models.palette import brain_depth, brain_profile
+from cpmae.models.tissue import PAINTS
 from cpmae.options import Options
 from cpmae.steps import Found, Head
 from cpmae.volume import Volume, voxel_sizes
@@ -78,13 +80,10 @@ def deidentify_run(
 
     tell("generating a head")
     model = steps.load_model(weights, device)
-    looked = steps.look_at_brain(mean, found)
-    head = steps.draw(model, mean, found, looked, options.region, generator, head)
-    step = 2 if float(voxel_sizes(run.affine).min()) >= COARSE_MM else 1
-    layers = paint_shares(model, head.field, looked.conformed.mask, texture, step)
-    native = (canonical.resample_like(layer.numpy(), found.pose, run.shape, run.affine) for layer in layers)
-    # from here on as files have it, first axis fastest, and where the order counts transposed: a third of the time
-    shares = np.stack([np.ascontiguousarray(share.T) for share in native])
+    looked = steps.look_at_brain(mean, found, options.region)
+    head = steps.draw(model, found, looked, generator, head)
+    shares = _shares(model, head, found, looked, run, texture)
+    # from here on as files have it, first axis fastest: a third of the time
     found = replace(found, mask=np.asfortranarray(found.mask), protected=np.asfortranarray(found.protected))
     depth = brain_depth(found.mask.T, voxel_sizes(run.affine)[::-1])
 
@@ -102,6 +101,26 @@ def deidentify_run(
     return DeidentifiedRun(
         clean.marked(steps.MARK), volumes, mean, found.mask, found.protected, account, found.warnings, head
     )
+
+
+def _shares(
+    model: HeadModel, head: Head, found: Found, looked: steps.Brain, run: NiftiRun, texture: torch.Generator
+) -> NDArray[np.float32]:
+    """What each of `PAINTS` adds to every volume, (len(PAINTS), Z, Y, X): transposed, as the order counts."""
+    step = 2 if float(voxel_sizes(run.affine).min()) >= COARSE_MM else 1
+
+    def native(layer: Tensor) -> NDArray[np.float32]:
+        return canonical.resample_like(layer.numpy(), found.pose, run.shape, run.affine).T
+
+    shares = np.empty((len(PAINTS), *run.shape[::-1]), np.float32)
+    mean = torch.zeros(())  # the mean volume's head
+    layers = paint_shares(model, head.field, looked.conformed.mask, texture, step)
+    for share, paint, layer in zip(shares, paints_for(model, looked.conformed), layers, strict=True):
+        mean = mean + paint * layer
+        share[:] = native(layer)
+    if looked.kept is not None:
+        shares *= native(brightness.gain(mean, looked.kept, looked.conformed))
+    return shares
 
 
 def _replaced(

@@ -96,32 +96,31 @@ def find(volume: Volume, given_mask: NDArray | None, options: Options, device: s
 
 @dataclass(frozen=True)
 class Brain:
-    """A brain as the networks see it, and the unit of its intensities."""
+    """A brain as the networks see it, the unit of its intensities, and, in the region "face", all that is kept."""
 
     unit: canonical.Unit
     conformed: canonical.Conformed
+    kept: canonical.Conformed | None
 
 
-def look_at_brain(volume: Volume, found: Found) -> Brain:
-    """Unit and conformed volume of the brain alone."""
+def look_at_brain(volume: Volume, found: Found, region: str) -> Brain:
+    """The brain, and what else a region keeps, in the canonical frame."""
     unit = canonical.brain_unit(volume, found.mask)
-    return Brain(unit, canonical.conform(volume, found.mask, found.pose, unit))
+    kept = canonical.conform(volume, found.protected, found.pose, unit) if region == "face" else None
+    return Brain(unit, canonical.conform(volume, found.mask, found.pose, unit), kept)
 
 
 def draw(
     model: HeadModel,
-    volume: Volume,
     found: Found,
     looked: Brain,
-    region: str,
     generator: torch.Generator,
     given: Head | None = None,
 ) -> Head:
-    """A head around a brain, and in the region "face" around the rest that is kept; or the one that is given, here."""
+    """A head around a brain and what else is kept, or the one that is given, here."""
     if given is not None:
         return Head(found.pose, given.field)
-    kept = canonical.conform(volume, found.protected, found.pose, looked.unit) if region == "face" else None
-    return Head(found.pose, generate_field(model, looked.conformed, kept, generator))
+    return Head(found.pose, generate_field(model, looked.conformed, looked.kept, generator))
 
 
 def draw_head(volume: Volume, options: Options, weights: "str | Path | HeadModel | None", name: str) -> Head:
@@ -138,7 +137,7 @@ def draw_head(volume: Volume, options: Options, weights: "str | Path | HeadModel
     device = usable_device(options.device)
     nifti.check_is_scan(volume, name)
     found = find(volume, None, options, device, None)
-    return draw(load_model(weights, device), volume, found, look_at_brain(volume, found), options.region, generator)
+    return draw(load_model(weights, device), found, look_at_brain(volume, found, options.region), generator)
 
 
 def load_model(weights: "str | Path | HeadModel | None", device: str) -> HeadModel:

@@ -3,8 +3,9 @@
 Every head is one atlas seen through a smooth field (`models.field`). The fields of the registered heads and of their
 mirror images span the population (principal components, as in Cootes et al., Comput Vis Image Underst 1995, and the
 face models after Blanz and Vetter, SIGGRAPH 1999); a new head is a random mixture of all of them, the face's mixture
-apart from the cranium's, bent a little at random. The atlas is what most of the heads have at a place, made symmetric:
-it is no one's. Brains, which the networks only look at, are those of single label maps in the new shape.
+apart from the cranium's, bent a little at random. Mixtures whose face is like one of theirs, or like nobody's, are not
+taken. The atlas is what most of the heads have at a place, made symmetric: it is no one's. Brains, which the networks
+only look at, are those of single label maps in the new shape.
 """
 
 from collections.abc import Callable
@@ -18,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cpmae import canonical
-from cpmae.models.field import GRID_SHAPE, control_shape, dense, warp_volume
+from cpmae.models.field import GRID_SHAPE, control_shape, dense, pull, sampling_grid, warp_volume
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.registration import register
-from cpmae.training import anatomy, groupwise
+from cpmae.training import anatomy, faces, groupwise
 
 CUT_BENDING = 2e-2  # of fields of heads with half a face: stiff, for the half that is missing must not pull
 
@@ -31,19 +32,24 @@ class DrawSettings:
     """How far a drawn head is from the mean one; mm, degrees and shares are standard deviations.
 
     Attributes:
-        spread: of the mixtures, in standard deviations of the registered heads.
+        spread, face_spread: of the mixtures, in standard deviations of the registered heads. The numbers mixed with are
+            uniform, not normal, so that no mixture is a caricature.
         asymmetry: how much of the mixtures' asymmetric part is kept; a person's halves differ less than two people.
         face_tie: correlation of the face's mixture with the cranium's.
         bend_mm: random bending over about 40 mm.
+        unlike: least and greatest distance of a face from the nearest registered head's, mirror images included, in
+            units of how far the two of these that are most alike are from each other: nobody's, and a person's.
         rotation_deg, translation_mm, scale: what the alignment of a brain leaves undone, and how brains' shapes differ.
         tight, tight_sd: brain extractors take along 2 mm of CSF that the label maps' masks leave out, so that around a
             brain that was scaled to the template everything else lies nearer by this share (mean and deviation).
     """
 
     spread: float = 0.9
+    face_spread: float = 1.0
     asymmetry: float = 0.5
     face_tie: float = 0.4
-    bend_mm: float = 0.7
+    bend_mm: float = 1.6
+    unlike: tuple[float, float] = (1.0, 1.3)
     rotation_deg: float = 1.5
     translation_mm: float = 1.0
     scale: float = 0.02
@@ -58,9 +64,10 @@ class Population:
     Attributes:
         atlas: GRID_SHAPE uint8, index of `TISSUES` or `BRAIN`.
         mean: (3, *control_shape()) float32, mm, the mean field.
-        modes: (K, 3, *control_shape()) float32, mm; times independent normal numbers they vary as the heads do.
+        modes: (K, 3, *control_shape()) float32, mm; times independent numbers of variance 1 they vary as the heads do.
         sources: anatomies (GRID_SHAPE uint8) whose brains are used.
         ways_back: for each of them `groupwise.inverse` of its field.
+        reliefs: (N, X, Z) float32, `faces.relief` of each registered head.
     """
 
     atlas: NDArray[np.uint8]
@@ -68,6 +75,7 @@ class Population:
     modes: Tensor
     sources: list[NDArray[np.uint8]]
     ways_back: list[Tensor]
+    reliefs: NDArray[np.float32]
 
     def save(self, path: Path) -> None:
         np.savez_compressed(
@@ -77,6 +85,7 @@ class Population:
             modes=self.modes.numpy().astype(np.float16),
             sources=np.stack(self.sources),
             ways_back=torch.stack(self.ways_back).numpy().astype(np.float16),
+            reliefs=self.reliefs,
         )
 
     @classmethod
@@ -85,7 +94,24 @@ class Population:
             mean, modes, back = (
                 torch.from_numpy(file[name].astype(np.float32)) for name in ("mean", "modes", "ways_back")
             )
-            return cls(file["atlas"], mean, modes, list(file["sources"]), list(back))
+            return cls(file["atlas"], mean, modes, list(file["sources"]), list(back), file["reliefs"])
+
+    def least_apart(self) -> float:
+        """How far the two registered heads whose faces are most alike are from each other, `faces.distance`."""
+        return min(faces.distance(a, b) for i, a in enumerate(self.reliefs) for b in self.reliefs[:i])
+
+    def nearest_face(self, field: Tensor) -> float:
+        """How far the face of a head through `field` is from the nearest registered one or its mirror image, mm.
+
+        Every second row from left to right and from top to bottom is looked at.
+        """
+        x, y, z = GRID_SHAPE
+        face = tuple(slice(f.start // s, f.stop and f.stop // s) for f, s in zip(faces.FACE, (2, 1, 2), strict=True))
+        into = sampling_grid(dense(field, (x // 2, y, z // 2)))[(slice(None), *face)]
+        solid = pull(torch.from_numpy((self.atlas != TISSUES.index("air")).astype(np.float32))[None], into)[0] > 0.5
+        relief = faces.relief(solid.numpy())
+        known = self.reliefs.reshape(-1, relief.shape[0], 2, relief.shape[1], 2).mean(axis=(2, 4))
+        return min(faces.distance(relief, other) for other in [*known, *known[:, ::-1]])
 
 
 def build(
@@ -119,7 +145,8 @@ def build(
         field = register(groupwise.soft_classes(values_), template, None, mean, (60, 12), CUT_BENDING)
         sources.append(values_)
         ways_back.append(groupwise.inverse(field))
-    return Population(atlas, mean, modes, sources, ways_back)
+    reliefs = np.stack([faces.relief((v[faces.FACE] & anatomy.STRUCTURE) > 0) for v in whole.values()])
+    return Population(atlas, mean, modes, sources, ways_back, reliefs)
 
 
 def consensus(heads: list[NDArray[np.uint8]], fields: list[Tensor], weights: list[Tensor]) -> NDArray[np.uint8]:
@@ -167,24 +194,32 @@ class DrawnHead:
 def draw(population: Population, rng: np.random.Generator, settings: DrawSettings | None = None) -> DrawnHead:
     """A head that nobody has."""
     s = settings or DrawSettings()
-    count = len(population.modes)
-    cranium, face = rng.standard_normal((2, count)).astype(np.float32) * s.spread
-    face = s.face_tie * cranium + (1 - s.face_tie**2) ** 0.5 * face
-    points = _points()
-    share = face_share(points)
-    shape = torch.einsum("k,kcxyz->cxyz", torch.from_numpy(cranium), population.modes) * (1 - share)
-    shape += torch.einsum("k,kcxyz->cxyz", torch.from_numpy(face), population.modes) * share
-    shape = torch.lerp((shape + _mirrored(shape)) / 2, shape, s.asymmetry)
-    field = population.mean + shape + s.bend_mm * smooth_noise(rng)
+    field = _shape(population, rng, s)
+    while not s.unlike[0] <= population.nearest_face(field) / population.least_apart() <= s.unlike[1]:
+        field = _shape(population, rng, s)
     angles = np.deg2rad(rng.normal(0, s.rotation_deg, 3))
     linear = canonical.similarity(np.array([*angles, 0, 0, 0, 0]), np.zeros(3))[:3, :3] @ np.diag(
         np.exp(rng.normal(0, s.scale, 3))
     )
     shift = torch.tensor(rng.normal(0, s.translation_mm, 3), dtype=torch.float32)[:, None, None, None]
+    points = _points()
     moved = torch.einsum("ij,jxyz->ixyz", torch.tensor(linear - np.eye(3), dtype=torch.float32), points) + shift
     field = field + moved
     tight = max(rng.normal(s.tight, s.tight_sd), 0.0)
     return DrawnHead(population, field + tight * points, field, int(rng.integers(len(population.sources))))
+
+
+def _shape(population: Population, rng: np.random.Generator, s: DrawSettings) -> Tensor:
+    """The field of a random mixture of all heads, bent a little."""
+    count = len(population.modes)
+    cranium, face = rng.uniform(-(3**0.5), 3**0.5, (2, count)).astype(np.float32)  # of unit variance
+    face = s.face_spread * (s.face_tie * cranium + (1 - s.face_tie**2) ** 0.5 * face)
+    cranium *= s.spread
+    share = face_share(_points())
+    shape = torch.einsum("k,kcxyz->cxyz", torch.from_numpy(cranium), population.modes) * (1 - share)
+    shape += torch.einsum("k,kcxyz->cxyz", torch.from_numpy(face), population.modes) * share
+    shape = torch.lerp((shape + _mirrored(shape)) / 2, shape, s.asymmetry)
+    return population.mean + shape + s.bend_mm * smooth_noise(rng)
 
 
 def smooth_noise(rng: np.random.Generator, spacing: int = 5) -> Tensor:
