@@ -1,6 +1,8 @@
 """What a 3-D scan and a 4-D run have in common on their way: a brain found and checked, a head drawn around it."""
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +29,8 @@ MIN_OVERLAP = (
 )
 MAX_NOT_FINITE = 0.01  # of the brain
 MAX_APART_MM = 15.0  # between the brains of two scans that share a head
+# how sums are split among threads changes their rounding, and so which codes are drawn: always the same number
+DRAWING_THREADS = 2
 MARK = f"de-identified by cpmae {__version__}"
 MAX_STRAY_ML = 15.0  # of the mask where no brain reaches; real masks have 3 to 6, with both orbits 16 and more
 
@@ -120,7 +124,19 @@ def draw(
     """A head around a brain and what else is kept, or the one that is given, here."""
     if given is not None:
         return Head(found.pose, given.field)
-    return Head(found.pose, generate_field(model, looked.conformed, looked.kept, generator))
+    with _threads(DRAWING_THREADS):
+        return Head(found.pose, generate_field(model, looked.conformed, looked.kept, generator))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """PyTorch computes with `count` threads in the block, whatever the machine, its user or a batch gives it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def draw_head(volume: Volume, options: Options, weights: "str | Path | HeadModel | None", name: str) -> Head:
@@ -156,8 +172,8 @@ def _loaded(path: Path | None, changed: int | None, device: str) -> HeadModel:
 def generators(seed: int | None, noise_number: int = 0) -> tuple[torch.Generator, torch.Generator, torch.Generator]:
     """For the noise, the head and its texture. Without a seed, from the system's secure source, and then forgotten.
 
-    The texture has its own, so that a head has the same one whether it was just drawn or is given again. Each
-    `noise_number` has other noise, and the same head and texture.
+    PyTorch's generators take 32 bits each. The texture has its own, so that a head has the same one whether it was just
+    drawn or is given again. Each `noise_number` has other noise, and the same head and texture.
 
     Raises:
         ValueError: for a seed out of range.
