@@ -1,5 +1,6 @@
 """BIDS names come back as they were, filters and labels choose among them, and masks are taken over by the rule."""
 
+import os
 from pathlib import Path, PurePosixPath
 
 import bids_data
@@ -103,3 +104,38 @@ def test_masks_and_results_never_share_a_name() -> None:
     masks = [plan.mask_path(scan, "derivative") for scan in scans]
     names = masks + [plan.derivative(scan) for scan in scans]
     assert len(set(names)) == len(names) and len(names) > 400
+
+
+def test_folders_behind_links_are_looked_through(tmp_path: Path) -> None:
+    root = tmp_path / "bids"
+    bids_data.make(root)
+    subject = sorted(root.glob("sub-*"))[0]
+    before = [scan.path for scan in bids.find(root).scans]
+    subject.rename(tmp_path / "elsewhere")
+    subject.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "elsewhere")  # and do not end there
+    assert [scan.path for scan in bids.find(root).scans] == before
+
+
+def test_a_folder_that_may_not_be_read_is_no_empty_one(tmp_path: Path) -> None:
+    bids_data.make(tmp_path / "bids")
+    tmp_path.chmod(0o755)
+    closed = sorted((tmp_path / "bids").glob("sub-*"))[0]
+    closed.chmod(0o700)
+    child = os.fork()  # root may read everything, so the question is asked as somebody else
+    if child == 0:
+        code = 1
+        try:
+            os.chdir(tmp_path)
+            if os.getuid() == 0:
+                os.setuid(65534)
+            else:
+                closed.chmod(0)
+            bids.find(Path("bids"))
+        except ScanError as error:
+            code = 0 if f"{closed.name} cannot be read" in str(error) else 2
+        finally:
+            os._exit(code)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    closed.chmod(0o700)
+    assert status == 0

@@ -192,6 +192,7 @@ def test_a_failing_command(ras: Volume, tmp_path: Path, tool: Callable[[str], st
         ("bet {input}", "lacks"),
         ("bet 'x {input} {mask}", "quotes"),
         ("no-such-tool {input} {mask}", "no-such-tool cannot be started"),
+        ("false {input} {mask}", r"exit code 1 \(no message\)"),
     ],
 )
 def test_a_wrong_command(ras: Volume, command: str, message: str) -> None:

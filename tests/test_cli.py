@@ -161,6 +161,7 @@ BAD_MASKS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     "mostly cut off": (lambda: mask_bytes(np.roll(BRAIN, 30, 2) & (np.arange(64) > 30)), ("mask", "ml")),
     "leaking into the face": (lambda: mask_bytes(leaking()), ("where no brain reaches", "--allow-unusual-mask")),
     "damaged": (lambda: mask_bytes(BRAIN)[:9999], ("truncated", "9999")),
+    "of a run": (lambda: mask_bytes(np.stack([BRAIN] * 2, 3)), ("holds 2 volumes", "3-D")),
 }
 
 
@@ -459,7 +460,7 @@ SIDECAR = {"EchoTime": 0.003, "PatientName": "Doe^Jane", "Unknown": {"Name": "Do
 def test_a_sidecar_comes_along_cleaned_and_marked(base: Path, tmp_path: Path) -> None:
     for name in ("scan.v2.nii", "mask.nii"):
         shutil.copy(base / name.replace(".v2", ""), tmp_path / name)
-    (tmp_path / "scan.v2.json").write_text(json.dumps(SIDECAR))
+    (tmp_path / "scan.v2.json").write_text(json.dumps(SIDECAR), "utf-8-sig")  # a byte order mark is common
     arguments = ("--brain-mask", tmp_path / "mask.nii", "--seed", 1)
     (tmp_path / "out").mkdir()
     for name, more in {"clean": (), "kept": ("--metadata", "keep"), "left": ("--no-sidecar",)}.items():

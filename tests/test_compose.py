@@ -32,6 +32,14 @@ def test_noise_level_finds_the_noise_under_anatomy(voxel_mm: tuple[float, float,
     assert compose.noise_level(volume, brain) == pytest.approx(3, rel=0.15)
 
 
+def test_noise_level_is_that_of_the_smooth_parts() -> None:
+    rng = np.random.default_rng(0)
+    brain = np.ones((64, 64, 64), bool)
+    folds = rng.normal(0, 30, brain.shape) * (np.indices(brain.shape)[0] < 40)  # a cortex, as fine as its voxels
+    volume = Volume((200 + folds + rng.normal(0, 5, brain.shape)).astype(np.float32), np.eye(4))
+    assert compose.noise_level(volume, brain) == pytest.approx(5, rel=0.15)
+
+
 def test_noise_is_rician() -> None:
     clean = np.zeros((60, 60, 60), np.float32)
     clean[30:] = 50

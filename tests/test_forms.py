@@ -1,6 +1,7 @@
 """Pairs and FreeSurfer's files come back in their own form: numbers and geometry as they were, names gone."""
 
 import gzip
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -370,6 +371,9 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
         forms.open_scan(tmp_path)
     with pytest.raises(ScanError, match="is not a .nii"):
         forms.open_scan(tmp_path / "scan.mnc")
+    os.mkfifo(tmp_path / "pipe.nii")
+    with pytest.raises(ScanError, match="is a pipe"):
+        forms.open_scan(tmp_path / "pipe.nii")
 
 
 @pytest.mark.parametrize(

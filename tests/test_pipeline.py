@@ -1,6 +1,7 @@
 """The promises, on the whole way of a scan."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -63,11 +64,9 @@ def test_nothing_outside_the_protected_region_gets_through(region: str, model: H
     rng = np.random.default_rng(0)
     other_head = np.roll(phantom.head(seed=7)[0][::-1, :, :], 5, axis=1)
     for name, outside in {
-        "zeros": np.zeros(brain.shape),
         "noise": rng.normal(500, 300, brain.shape),
         "someone else": other_head,
-        "nan": np.full(brain.shape, np.nan),
-        "infinity": np.full(brain.shape, np.inf),
+        "no numbers": rng.choice([0, np.nan, np.inf, -np.inf], brain.shape),
     }.items():
         changed = scan.with_stored(np.where(free, outside, scan.stored).astype(np.float32))
         again = run(changed, brain, model, region=region)
@@ -207,6 +206,32 @@ def test_a_leaking_mask_is_refused_or_warned_of(model: HeadModel) -> None:
     with pytest.raises(BrainMaskError, match="no brain reaches"):
         run(scan, leak, model)
     assert any("no brain reaches" in w for w in run(scan, leak, model, allow_unusual_mask=True).warnings)
+    with pytest.raises(BrainMaskError, match="where the face is cannot be told"):
+        run(scan, leak, model, allow_unusual_mask=True, region="face")
+
+
+def test_a_header_without_orientation_is_told_of(model: HeadModel) -> None:
+    scan, brain = scan_of(), brain_of()
+    lost = scan.header.copy()
+    lost["sform_code"] = lost["qform_code"] = 0
+    told = "does not say how the head lies"
+    assert any(told in w for w in run(replace(scan, header=lost), brain, model).warnings)
+    assert not any(told in w for w in run(scan, brain, model).warnings)
+
+
+@pytest.mark.parametrize(
+    ("volume", "says"),
+    [
+        (Volume(np.zeros((20, 20, 20), np.int64), np.eye(4)), "int64 is no scan, convert"),
+        (Volume(np.zeros((20, 20, 20), np.float16), np.eye(4)), "float16 is no scan"),
+        (Volume(np.zeros((20, 20, 20), np.int16), np.diag([0.0, 1, 1, 1])), "affine"),
+        (Volume(np.zeros((20, 20, 20), np.int16), np.full((4, 4), np.nan)), "affine"),
+        (nib.Nifti1Image(np.zeros((20, 20, 20), np.int16), None), "no affine"),
+    ],
+)
+def test_arrays_that_are_no_scans(volume: object, says: str, model: HeadModel) -> None:
+    with pytest.raises(ScanError, match=says):
+        pipeline.deidentify(volume, weights=model)  # type: ignore[arg-type]
 
 
 def test_a_model_is_loaded_once_and_again_when_its_file_changes(model: HeadModel, tmp_path: Path) -> None:

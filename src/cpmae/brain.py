@@ -90,7 +90,10 @@ def load_brain_mask(
         ScanError: if the file cannot be read.
         BrainMaskError: if it is on another grid, empty, all of the volume, or holds NaN.
     """
-    return check_given_mask(forms.read(path, checked=False), Path(path).name, shape, affine)
+    run = forms.open_scan(path, checked=False)
+    if run.count > 1:
+        raise BrainMaskError(f"{Path(path).name} holds {run.count} volumes, a brain mask is 3-D; give one volume of it")
+    return check_given_mask(run.only(), Path(path).name, shape, affine)
 
 
 def check_given_mask(
@@ -309,8 +312,8 @@ def _run(words: list[str], folder: str) -> None:
 
 def _last_words(text: str, length: int = 300) -> str:
     """The end of a program's output on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else "..." + line[-length:] if line else "no message"
+    line = " ".join(text.split()) or "no message"
+    return line if len(line) <= length else "..." + line[-length:]
 
 
 def grid_distance_mm(shape: tuple[int, ...], one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

@@ -1,5 +1,6 @@
 """A scan in one file, de-identified into another: what single runs, data sets and batches share."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -66,7 +67,7 @@ def deidentify_file(
         OutputError and what `pipeline.deidentify` raises.
     """
     tell = progress or (lambda stage: None)
-    described = sidecar_of(input) if sidecar and sidecar_of(input).is_file() else None
+    described = sidecar_of(input) if sidecar and os.path.isfile(sidecar_of(input)) else None
     check_outputs(
         [*(file for p in (input, brain_mask) if p for file in forms.files_of(p)), *([described] if described else [])],
         [p for p in (save_brain_mask, save_replaced_mask) if p],

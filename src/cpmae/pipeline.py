@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from cpmae import brightness, canonical, compose, metadata, steps, verify
 from cpmae.errors import ScanError
 from cpmae.generate import paint_head, paints_for
-from cpmae.io import nifti
+from cpmae.io import header, nifti
 from cpmae.io.nifti import NiftiScan
 from cpmae.models.head import HeadModel
 from cpmae.options import Options
@@ -94,11 +94,12 @@ def deidentify(
     volume = scan.scaled()
     nifti.check_is_scan(volume)
 
+    model = steps.load_model(weights, device)
+
     tell("finding the brain")
-    found = steps.find(volume, brain_mask, options, device, head)
+    found = steps.find(volume, brain_mask, options, device, head, header.doubts(scan.header))
 
     tell("generating a head")
-    model = steps.load_model(weights, device)
     looked = steps.look_at_brain(volume, found, region)
     head = steps.draw(model, found, looked, generator, head)
     painted = paint_head(model, head.field, looked.conformed.mask, paints_for(model, looked.conformed), texture)
@@ -126,7 +127,7 @@ def _as_scan(scan: Any) -> NiftiScan:
     if isinstance(scan, NiftiScan):
         return scan
     if isinstance(scan, Volume):
-        return nifti.from_image(nib.Nifti1Image(scan.data, scan.affine))
+        return nifti.from_volume(scan)
     if isinstance(scan, nib.spatialimages.SpatialImage):
         return nifti.from_image(scan)
     raise TypeError(

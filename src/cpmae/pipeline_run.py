@@ -17,7 +17,7 @@ from cpmae import brightness, canonical, compose, metadata, steps
 from cpmae.compare import equal_voxels
 from cpmae.errors import ScanError
 from cpmae.generate import paint_shares, paints_for
-from cpmae.io import nifti
+from cpmae.io import header, nifti
 from cpmae.io.run import NiftiRun
 from cpmae.models.head import HeadModel
 from cpmae.models.palette import brain_depth, brain_profile
@@ -75,11 +75,12 @@ def deidentify_run(
     mean = run.mean()
     nifti.check_is_scan(mean, run.path.name)
 
+    model = steps.load_model(weights, device)
+
     tell("finding the brain")
-    found = steps.find(mean, brain_mask, options, device, head)
+    found = steps.find(mean, brain_mask, options, device, head, header.doubts(run.header))
 
     tell("generating a head")
-    model = steps.load_model(weights, device)
     looked = steps.look_at_brain(mean, found, options.region)
     head = steps.draw(model, found, looked, generator, head)
     shares = _shares(model, head, found, looked, run, texture)

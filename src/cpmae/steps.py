@@ -1,7 +1,7 @@
 """What a 3-D scan and a 4-D run have in common on their way: a brain found and checked, a head drawn around it."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -76,16 +76,25 @@ class Found:
     warnings: list[str]
 
 
-def find(volume: Volume, given_mask: NDArray | None, options: Options, device: str, head: Head | None) -> Found:
+def find(
+    volume: Volume,
+    given_mask: NDArray | None,
+    options: Options,
+    device: str,
+    head: Head | None,
+    doubts: Sequence[str] = (),
+) -> Found:
     """Find the brain, or check the mask that is given, and its pose, which is that of `head` if it has one.
+
+    `doubts` are warnings of before.
 
     Raises:
         ScanError, BrainMaskError, MissingExtraError: as `pipeline.deidentify`.
     """
     mask = _brain_mask(given_mask, volume, options.brain_extractor, device)
-    warnings = brain.check_brain_mask(mask, volume.affine) + _check_intensities(volume, mask)
+    warnings = [*doubts, *brain.check_brain_mask(mask, volume.affine), *_check_intensities(volume, mask)]
     pose = canonical.align(mask, volume.affine)
-    warnings += _check_pose(pose, options.allow_unusual_mask)
+    warnings += _check_pose(pose, options.allow_unusual_mask, options.region)
     if head is not None and head.pose is not None:
         apart = float(np.linalg.norm(pose.matrix[:3, 3] - head.pose.matrix[:3, 3]))
         if apart > MAX_APART_MM:
@@ -233,8 +242,12 @@ def _check_intensities(volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
     return found
 
 
-def _check_pose(pose: canonical.Pose, allow_unusual: bool) -> list[str]:
-    """Refuse a mask that no brain fills, one that leaks into the orbits, say: it would keep what identifies."""
+def _check_pose(pose: canonical.Pose, allow_unusual: bool, region: str) -> list[str]:
+    """Refuse a mask that no brain fills, one that leaks into the orbits, say: it would keep what identifies.
+
+    A head that lies otherwise than its header says looks the same. In the region "face" nothing is allowed: where the
+    face is follows from the pose.
+    """
     found = []
     if pose.overlap < MIN_OVERLAP:
         share = f"overlap with a template {pose.overlap:.2f}, at least {MIN_OVERLAP}"
@@ -243,10 +256,12 @@ def _check_pose(pose: canonical.Pose, allow_unusual: bool) -> list[str]:
         found.append(
             f"{pose.stray_ml:.0f} ml of the brain mask lie where no brain reaches (at most {MAX_STRAY_ML:.0f} ml)"
         )
-    if found and not allow_unusual:
-        raise BrainMaskError(
-            f"{'; '.join(found)}; look at the mask, and allow it (--allow-unusual-mask) if it is right"
-        )
+    if found and (region == "face" or not allow_unusual):
+        look = "look at the mask, and at the orientation in the header"
+        allow = "and allow it (--allow-unusual-mask) if both are right"
+        if region == "face":
+            allow = "or replace all around the brain (--region nonbrain): where the face is cannot be told from it"
+        raise BrainMaskError(f"{'; '.join(found)}; {look}, {allow}")
     return found
 
 

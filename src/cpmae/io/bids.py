@@ -4,6 +4,7 @@ https://bids-specification.readthedocs.io/en/stable/common-principles.html and, 
 BIDS 1.11. Names are enough: nothing here opens a file.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -170,11 +171,30 @@ def _walk(root: Path) -> Iterator[PurePosixPath]:
         if not entry.is_dir():
             yield PurePosixPath(entry.name)
         elif re.fullmatch(r"sub-[0-9A-Za-z+]+", entry.name):
-            for path in sorted(entry.rglob("*")):
-                if not path.is_dir():
-                    yield PurePosixPath(path.relative_to(root).as_posix())
+            for path in sorted(_files(entry)):
+                yield PurePosixPath(path.relative_to(root).as_posix())
         else:
             yield PurePosixPath(entry.name)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, through links to folders too, as archives and DataLad have them.
+
+    Raises:
+        ScanError: for a folder that may not be read, since nobody can say what is left out there.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ScanError(f"{error.filename} cannot be read ({error.strerror}), check its permissions")
+
+    seen = set()
+    for name, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        place = os.stat(name)
+        if (place.st_dev, place.st_ino) in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        yield from (Path(name) / file for file in files)
 
 
 def is_path(text: str) -> bool:

@@ -109,6 +109,13 @@ def best_affine(header: Any, name: str) -> NDArray[np.float64]:
     return affine
 
 
+def doubts(header: Any) -> list[str]:
+    """What a user should know of a header that can be used."""
+    if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
+        return ["the header does not say how the head lies; the axes are taken as right, front and up"]
+    return []
+
+
 def stored_dtype(header: Any, name: str) -> np.dtype:
     """The dtype of the stored numbers, in the file's byte order."""
     code = int(header["datatype"])

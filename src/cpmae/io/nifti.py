@@ -162,12 +162,29 @@ def parse(raw: bytes, name: str) -> NiftiScan:
     return NiftiScan(stored, slope, inter, best_affine(header, name), header, raw[size:offset])
 
 
+def from_volume(volume: Volume) -> NiftiScan:
+    """A volume as a scan that holds the same numbers.
+
+    Raises:
+        ScanError: if its dtype or its affine is none of NIfTI's.
+    """
+    dtype = volume.data.dtype
+    if dtype.name not in headers.STORED_DTYPES:
+        raise ScanError(f"a volume of {dtype.name} is no scan, convert it to one of {', '.join(headers.STORED_DTYPES)}")
+    try:
+        return from_image(nib.Nifti1Image(volume.data, volume.affine))
+    except nib.spatialimages.HeaderDataError as error:
+        raise ScanError(f"the affine {volume.affine[:3].tolist()} cannot be used ({error}), correct it") from error
+
+
 def from_image(image: Any, name: str = "the image") -> NiftiScan:
     """A nibabel image as a scan; the numbers of a file's image are taken without their scaling.
 
     Raises:
         ScanError: as `read`.
     """
+    if image.affine is None:
+        raise ScanError(f"{name} has no affine, which tells where its voxels lie; give it one")
     from_file = hasattr(image.dataobj, "get_unscaled")
     stored = np.asarray(image.dataobj.get_unscaled() if from_file else image.dataobj)
     kind = nib.Nifti2Header if isinstance(image.header, nib.Nifti2Header) else nib.Nifti1Header

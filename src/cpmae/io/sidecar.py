@@ -19,7 +19,7 @@ def sidecar_of(image: Path) -> Path:
 def read_text(path: Path) -> str:
     """Raises ScanError if it cannot be read."""
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ScanError(f"{path.name} cannot be read ({reason}), copy it again") from error

@@ -24,6 +24,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     if os.path.isdir(path):
         raise ScanError(f"{path} is a folder, give one file")
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for ever
+        raise ScanError(f"{path} is a pipe or a device, give a file")
     try:
         with open(path, "rb") as raw:
             if path.name.lower().endswith(GZIPPED):

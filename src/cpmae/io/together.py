@@ -34,14 +34,7 @@ def check_outputs(
         for source in inputs:
             check_output(source, path, overwrite=overwrite, suffixes=suffixes)
     for path in pictures:
-        if path.suffix.lower() != ".png":  # so that it cannot be one of the inputs
-            raise OutputError(f"{path.name} does not end in .png, give the picture such a name")
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder, give a file name in it")
-        if not path.parent.is_dir():
-            raise OutputError(f"the folder {path.parent} does not exist, make it first")
-        if os.path.lexists(path) and not overwrite:
-            raise OutputError(f"{path} exists already, choose another name or ask to overwrite it (--overwrite)")
+        check_output(None, path, overwrite=overwrite, suffixes=(".png",))  # so that it cannot be one of the inputs
     places: set[Path] = set()
     for path in (*own, *scans, *pictures):
         place = path.parent.resolve() / path.name
