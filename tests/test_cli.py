@@ -305,6 +305,17 @@ def test_a_signal_in_the_middle_leaves_nothing(folder: Path, number: int, code: 
     assert contents(folder) == before
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+def test_a_full_stdout_is_told_of_and_the_result_is_there(base: Path, tmp_path: Path) -> None:
+    out, mask = tmp_path / "out.nii", base / "mask.nii"
+    command = [sys.executable, "-m", "cpmae", "deidentify", base / "scan.nii", out, "--brain-mask", mask, "--json"]
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    assert ran.stderr.startswith("cpmae: all is written but this account of it")
+    assert out.stat().st_size > 1000
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SystemExit(143), KeyboardInterrupt()])
 def test_files_appear_all_or_none(tmp_path: Path, error: BaseException) -> None:
     def fail(path: Path) -> None:
@@ -474,7 +485,7 @@ def test_a_sidecar_comes_along_cleaned_and_marked(base: Path, tmp_path: Path) ->
     assert clean["DeidentificationMethod"][-1].startswith("cpmae ")
     assert clean["DeidentificationMethodCodeSequence"][-1]["CodeValue"] == "113102"
     assert SIDECAR.items() <= kept.items() and clean.items() <= kept.items()
-    assert json.loads((tmp_path / "scan.v2.json").read_text()) == SIDECAR
+    assert json.loads((tmp_path / "scan.v2.json").read_text("utf-8-sig")) == SIDECAR
 
 
 BAD_SIDECARS: dict[str, tuple[bytes, str, tuple[str, ...], tuple[str, ...]]] = {

@@ -309,6 +309,15 @@ def test_outputs_that_cannot_be(
     assert contents(folder) == before
 
 
+def test_the_folder_that_one_stands_in_can_be_the_output(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "empty").mkdir()
+    monkeypatch.chdir(folder / "empty")
+    mask = mask_file(folder)
+    ran = run("deidentify", "../in", ".", "--brain-mask", mask, "--seed", "1")
+    assert ran.exit_code == 0, ran.output
+    assert len(list((folder / "empty").rglob("*.dcm"))) == len(list((folder / "in").rglob("*.dcm")))
+
+
 def test_folders_without_a_head(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for words, name, raw in (

@@ -19,7 +19,7 @@ from cpmae import __version__
 from cpmae.cli_bids import BidsCommand, bids
 from cpmae.cli_evaluate import evaluate
 from cpmae.cli_train import train
-from cpmae.errors import CpmaeError
+from cpmae.errors import CpmaeError, OutputError
 
 if TYPE_CHECKING:
     from cpmae.options import Options
@@ -157,7 +157,7 @@ def deidentify(
 
     _one_of_two(brain_mask, brain_extractor)
     _only_for_dicom(input, metadata, retain, allow_burned_in)
-    if no_sidecar and input.is_dir():
+    if no_sidecar and os.path.isdir(input):  # Path.is_dir raises where a folder may not be searched
         raise typer.BadParameter("--no-sidecar is for files, DICOM folders have no sidecars")
     options = Options(
         brain_extractor=brain_extractor or "deepbet",
@@ -168,7 +168,7 @@ def deidentify(
         device=device,
         allow_unusual_mask=allow_unusual_mask,
     )
-    if input.is_dir():
+    if os.path.isdir(input):
         files = {"brain_mask": brain_mask, "save_brain_mask": save_brain_mask, "picture": picture, "weights": weights}
         return _deidentify_study(input, output, options, retain, allow_burned_in, as_json, overwrite, files)
     with _progress() as tell:
@@ -186,7 +186,7 @@ def deidentify(
         )
     _warn(result.warnings)
     kept, new = result.account["protected_voxels"], result.account["replaced_voxels"]
-    typer.echo(json.dumps(result.account, indent=2) if as_json else f"{output}: {kept:,} voxels kept, {new:,} replaced")
+    _say(json.dumps(result.account, indent=2) if as_json else f"{output}: {kept:,} voxels kept, {new:,} replaced")
 
 
 def _deidentify_study(
@@ -208,16 +208,25 @@ def _deidentify_study(
     _warn(result.warnings)
     for item in result.failed:
         typer.echo(f"cpmae: {item.name} failed: {item.reason}", err=True)
-    if as_json:
-        typer.echo(json.dumps(result.account, indent=2))
-    else:
-        left = [f"left out  {item.name}: {item.reason}" for item in result.left_out]
-        typer.echo("\n".join([*(f"done      {text}" for text in result.handled), *left]))
+    left = [f"left out  {item.name}: {item.reason}" for item in result.left_out]
+    done = "\n".join([*(f"done      {text}" for text in result.handled), *left])
+    _say(json.dumps(result.account, indent=2) if as_json else done)
     raise typer.Exit(1 if result.failed else 0)
 
 
+def _say(text: str) -> None:
+    """Print what was done, after it was done."""
+    try:
+        typer.echo(text)
+    except BrokenPipeError:  # whoever read it has seen enough
+        raise
+    except OSError as error:
+        sys.stdout = None  # type: ignore[assignment]  # or Python tries again at its end
+        raise OutputError(f"all is written but this account of it, stdout failed ({error.strerror})") from error
+
+
 def _only_for_dicom(input: Path, metadata: str, retain: Sequence[str] | None, allow_burned_in: bool) -> None:
-    if (retain or allow_burned_in) and not input.is_dir():
+    if (retain or allow_burned_in) and not os.path.isdir(input):
         raise typer.BadParameter("--retain and --allow-burned-in are for DICOM folders")
     if retain and metadata == "keep":
         raise typer.BadParameter("--metadata keep retains everything, give it or --retain")
@@ -238,7 +247,7 @@ def verify(
     from cpmae.verify_run import verify_run
 
     _one_of_two(brain_mask, brain_extractor)
-    if original.is_dir() and result.is_dir():
+    if os.path.isdir(original) and os.path.isdir(result):
         return _verify_study(original, result, brain_mask, brain_extractor, as_json)
     first, second = forms.open_scan(original), forms.open_scan(result)
     separate = not original.samefile(result)
@@ -324,8 +333,6 @@ def _one_of_two(brain_mask: Path | None, brain_extractor: str | None) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    from cpmae.errors import OutputError
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -186,6 +186,8 @@ def _check_folders(input: Path, output: Path, overwrite: bool) -> None:
         return
     if not output.is_dir():
         raise OutputError(f"{output} is a file and the input a folder, choose a new folder")
+    if os.path.ismount(target):
+        raise OutputError(f"{output} is a mount point, which no folder can take the place of; name a folder in it")
     there = [p for p in sorted(output.rglob("*")) if not p.is_dir()]
     if there and not overwrite:
         raise OutputError(f"{output} is not empty, choose a new folder or ask to replace it (--overwrite)")
@@ -327,8 +329,12 @@ def _put_in_place(
         files.append((picture, lambda path: before_after(before, after, head.mask, path)))
     if head and save_brain_mask:
         files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(head.before, head.mask))))
+    output = output.resolve()  # "." cannot be renamed
     if output.exists():
-        output.rename(old)
+        try:
+            output.rename(old)
+        except OSError as error:
+            raise OutputError(f"{output} cannot be replaced ({error.strerror}), choose another folder") from error
     try:
         write_together([*files, (output, tree.rename)])
     except BaseException:
