@@ -309,13 +309,13 @@ def test_outputs_that_cannot_be(
     assert contents(folder) == before
 
 
-def test_the_folder_that_one_stands_in_can_be_the_output(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "empty").mkdir()
-    monkeypatch.chdir(folder / "empty")
-    mask = mask_file(folder)
-    ran = run("deidentify", "../in", ".", "--brain-mask", mask, "--seed", "1")
+def test_the_folder_that_one_stands_in_can_be_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = dp.classic(tmp_path / "in", STORED, AFFINE)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    ran = run("deidentify", "../in", ".", "--brain-mask", mask_file(tmp_path), "--seed", "1")
     assert ran.exit_code == 0, ran.output
-    assert len(list((folder / "empty").rglob("*.dcm"))) == len(list((folder / "in").rglob("*.dcm")))
+    assert len(instances(tmp_path / "empty")) == len(paths)
 
 
 def test_folders_without_a_head(tmp_path: Path) -> None:
