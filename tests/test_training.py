@@ -7,12 +7,16 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib import resources
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
 
 from cpmae import canonical
 from cpmae.models import checkpoint
@@ -20,7 +24,7 @@ from cpmae.models.field import control_shape
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.training import anatomy, data, groupwise, population, stages, synth
 from cpmae.training.contrast import draw_contrast, tissue_intensities
-from cpmae.training.loop import LoopSettings
+from cpmae.training.loop import LoopSettings, train
 
 EFFORT = groupwise.Effort(1, (10, 0), (10, 0))
 STILL = population.DrawSettings(rotation_deg=0, translation_mm=0, scale=0, tight=0, tight_sd=0)
@@ -164,6 +168,26 @@ def test_stages_resume_and_end_in_weights(people: Path, tmp_path: Path) -> None:
     trained = torch.load(run / "vqvae.pt", weights_only=True)["vqvae"]["non_brain.place"]
     torch.testing.assert_close(model.non_brain.place, trained.bfloat16().float())
     assert (model.atlas.numpy() == population.Population.load(people / "population.npz").atlas).mean() > 0.999
+
+
+class Line(torch.nn.Module):
+    """The smallest model that can be trained: a batch is (N, 2), and its loss the distance from 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (self.layer(batch) - 1).square().mean()}
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "32-true"])
+def test_every_precision_trains(tmp_path: Path, precision: Any) -> None:
+    plugin = Precision() if precision == "32-true" else MixedPrecision(precision, "cpu")  # Fabric's words swap 16-mixed
+    fabric, model = Fabric(accelerator="cpu", devices=1, plugins=plugin), Line()
+    before = model.layer.bias.detach().clone()
+    train(fabric, model, repeat(torch.ones(4, 2)), tmp_path, LoopSettings(steps=9))
+    assert not torch.equal(model.layer.bias, before) and model.layer.bias.isfinite().all()
 
 
 def test_two_processes_train_one_model(people: Path, tmp_path: Path) -> None:

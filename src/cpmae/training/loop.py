@@ -69,8 +69,11 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     average = deepcopy(model).requires_grad_(False).to(fabric.device)
+    # 16-mixed scales gradients up: a fused step takes that off only after they are clipped, and where they overflow
+    # the scaler leaves a step out
+    scaled = fabric.strategy.precision.precision == "16-mixed"
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=not scaled
     )
     wrapped, optimizer = fabric.setup(model, optimizer)
     step = 0
@@ -97,7 +100,7 @@ def train(
             group["lr"] = settings.learning_rate * _schedule(step, settings)
         found: Losses = wrapped(fabric.to_device(next(batches)))
         fabric.backward(torch.stack([value for name, value in found.items() if not name.startswith("_")]).sum())
-        fabric.clip_gradients(wrapped, optimizer, max_norm=1.0)
+        fabric.clip_gradients(wrapped, optimizer, max_norm=1.0, error_if_nonfinite=not scaled)
         optimizer.step()
         optimizer.zero_grad()
         step += 1
