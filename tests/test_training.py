@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
 from itertools import repeat
@@ -22,7 +23,8 @@ from cpmae import canonical
 from cpmae.models import checkpoint
 from cpmae.models.field import control_shape
 from cpmae.models.tissue import BRAIN, TISSUES
-from cpmae.training import anatomy, data, groupwise, population, stages, synth
+from cpmae.models.vqvae import COARSE, FINE, code_shape
+from cpmae.training import anatomy, data, groupwise, mae, population, stages, synth
 from cpmae.training.contrast import draw_contrast, tissue_intensities
 from cpmae.training.loop import LoopSettings, train
 
@@ -186,8 +188,35 @@ def test_every_precision_trains(tmp_path: Path, precision: Any) -> None:
     plugin = Precision() if precision == "32-true" else MixedPrecision(precision, "cpu")  # Fabric's words swap 16-mixed
     fabric, model = Fabric(accelerator="cpu", devices=1, plugins=plugin), Line()
     before = model.layer.bias.detach().clone()
-    train(fabric, model, repeat(torch.ones(4, 2)), tmp_path, LoopSettings(steps=9))
+    train(fabric, model, lambda step: repeat(torch.ones(4, 2)), tmp_path, LoopSettings(steps=9))
     assert not torch.equal(model.layer.bias, before) and model.layer.bias.isfinite().all()
+
+
+def test_a_run_that_goes_on_draws_from_where_it_was(tmp_path: Path) -> None:
+    asked = []
+
+    def batches(step: int) -> Iterator[torch.Tensor]:
+        asked.append(step)
+        return repeat(torch.ones(4, 2))
+
+    for steps in (2, 5):
+        train(Fabric(accelerator="cpu", devices=1), Line(), batches, tmp_path, LoopSettings(steps=steps))
+    assert asked == [0, 2]
+
+
+def test_from_another_step_on_other_examples_are_drawn(people: Path, tmp_path: Path) -> None:
+    codes = torch.zeros(code_shape(FINE), dtype=torch.int64)
+    for number in range(8):
+        known = torch.ones_like(codes, dtype=torch.bool)
+        coarse = torch.full(code_shape(COARSE), number)
+        mae.save_codes(tmp_path / f"{number}.npz", mae.HeadCodes(codes, codes.float(), coarse, codes, known))
+
+    def drawn(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return next(data.batches(people, 1, 3, step)).image, next(mae.batches(tmp_path, 8, 3, step)).coarse
+
+    first, again, later = drawn(0), drawn(0), drawn(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, later, strict=True))
 
 
 def test_two_processes_train_one_model(people: Path, tmp_path: Path) -> None:

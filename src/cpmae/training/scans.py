@@ -22,7 +22,7 @@ from cpmae.io import nifti
 from cpmae.models.head import HeadModel
 from cpmae.models.vqvae import FINE, MAX_INTENSITY, STEP_MM
 from cpmae.registration import fit_atlas
-from cpmae.training.data import Heads
+from cpmae.training.data import Heads, random_order
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,9 @@ def load_prepared(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return image, brain_mask, torch.from_numpy(file["field"]), blocks
 
 
-def scan_batches(folder: Path, size: int, seed: int) -> Iterator[Heads]:
-    """Endless batches of random prepared scans."""
-    rng = np.random.default_rng(seed)
+def scan_batches(folder: Path, size: int, seed: int, step: int = 0) -> Iterator[Heads]:
+    """Endless batches of random prepared scans, others from each `step` on."""
+    rng = random_order(seed, step)
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise FileNotFoundError(f"no prepared scans (*.npz) in {folder}")

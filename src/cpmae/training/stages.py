@@ -6,6 +6,7 @@ those and the same examples to a weight file.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def train_vqvaes(
         config, colours = HeadConfig(), None
         atlas = torch.from_numpy(population.Population.load(examples / POPULATION).atlas)
         model = VQVAEs(config.vqvae)
-        stream = data.batches(examples, batch, seed * 1000 + fabric.global_rank)
+        stream = partial(data.batches, examples)
     else:
         start = checkpoint.load(weights)
         config, colours, atlas = start.config, start.palette, start.atlas
@@ -103,7 +104,8 @@ def train_vqvaes(
         if fabric.global_rank == 0:
             scans.prepare_scans(examples, run / "prepared", start)
         fabric.barrier()
-        stream = scans.scan_batches(run / "prepared", batch, seed * 1000 + fabric.global_rank)
+        stream = partial(scans.scan_batches, run / "prepared")
+    stream = partial(stream, batch, seed * 1000 + fabric.global_rank)
     # averaged weights do not fit the codes' statistics, which are those of the last ones: fields came back 1.9 mm off
     # from an average over 500 steps, and 0.8 mm off from the last weights of the same run
     average = loop.train(fabric, model, stream, run, replace(settings, average=0.0))
@@ -154,7 +156,7 @@ def train_mae(
             found = mae.encode(*scans.load_prepared(path), vqvaes.brain, vqvaes.non_brain)
         mae.save_codes(target, found)
     fabric.barrier()
-    stream = mae.batches(codes, batch, seed * 1000 + fabric.global_rank)
+    stream = partial(mae.batches, codes, batch, seed * 1000 + fabric.global_rank)
     prior = loop.train(fabric, mae.MaskedAutoencoder(config.mae, config.vqvae), stream, run, settings)
     assert isinstance(prior, mae.MaskedAutoencoder)
     if fabric.global_rank == 0:
