@@ -2,10 +2,12 @@
 
 import gzip
 import os
+import resource
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line sets it, before torch is imported
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,17 @@ def scan_file(tmp_path: Path) -> Callable[..., Path]:
         return put(tmp_path / name, phantom.nifti_bytes(**arguments))
 
     return make
+
+
+@contextmanager
+def full_disk(most: int = 200) -> Iterator[None]:
+    """No file can be written past `most` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def put(path: Path, raw: bytes) -> Path:

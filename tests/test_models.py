@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import full_disk
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -170,6 +171,15 @@ def test_checkpoint_round_trip(model: HeadModel, tmp_path: Path) -> None:
     for name, tensor in model.state_dict().items():
         exact = "mean" in name or "covariance" in name or "atlas" in name
         assert torch.equal(found.state_dict()[name], tensor if exact else tensor.bfloat16().float()), name
+
+
+def test_weights_that_cannot_be_written_whole_leave_the_old_ones(model: HeadModel, tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    checkpoint.save(model, path, {})
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with full_disk(), pytest.raises(OSError):
+        checkpoint.save(model, path, {"about": "other ones"})
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(

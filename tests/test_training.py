@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import full_disk
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
 
@@ -204,12 +205,15 @@ def test_a_run_that_goes_on_draws_from_where_it_was(tmp_path: Path) -> None:
     assert asked == [0, 2]
 
 
+def save_codes(path: Path, number: int) -> None:
+    fine = torch.zeros(code_shape(FINE), dtype=torch.int64)
+    coarse = torch.full(code_shape(COARSE), number)
+    mae.save_codes(path, mae.HeadCodes(fine, fine.float(), coarse, fine, torch.ones_like(fine, dtype=torch.bool)))
+
+
 def test_from_another_step_on_other_examples_are_drawn(people: Path, tmp_path: Path) -> None:
-    codes = torch.zeros(code_shape(FINE), dtype=torch.int64)
     for number in range(8):
-        known = torch.ones_like(codes, dtype=torch.bool)
-        coarse = torch.full(code_shape(COARSE), number)
-        mae.save_codes(tmp_path / f"{number}.npz", mae.HeadCodes(codes, codes.float(), coarse, codes, known))
+        save_codes(tmp_path / f"{number}.npz", number)
 
     def drawn(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         return next(data.batches(people, 1, 3, step)).image, next(mae.batches(tmp_path, 8, 3, step)).coarse
@@ -217,6 +221,12 @@ def test_from_another_step_on_other_examples_are_drawn(people: Path, tmp_path: P
     first, again, later = drawn(0), drawn(0), drawn(2)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, later, strict=True))
+
+
+def test_codes_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with full_disk(), pytest.raises(OSError):
+        save_codes(tmp_path / "0.npz", 0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_processes_train_one_model(people: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpmae.io.output import whole_file
 from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig, known_coarse
 from cpmae.models.precision import fast_autocast
 from cpmae.models.quantizer import FiniteScalarQuantizer
@@ -54,14 +55,15 @@ def encode(image: Tensor, brain: Tensor, field: Tensor, known: Tensor, e1: Brain
 
 
 def save_codes(path: Path, codes: HeadCodes) -> None:
-    np.savez_compressed(
-        path,
-        brain=codes.brain.numpy().astype(np.uint16),
-        share=np.round(codes.share.numpy() * 255).astype(np.uint8),
-        coarse=codes.coarse.numpy().astype(np.uint16),
-        fine=codes.fine.numpy().astype(np.uint16),
-        known=codes.known.numpy(),
-    )
+    with whole_file(path) as file:
+        np.savez_compressed(
+            file,
+            brain=codes.brain.numpy().astype(np.uint16),
+            share=np.round(codes.share.numpy() * 255).astype(np.uint8),
+            coarse=codes.coarse.numpy().astype(np.uint16),
+            fine=codes.fine.numpy().astype(np.uint16),
+            known=codes.known.numpy(),
+        )
 
 
 def load_codes(path: Path) -> HeadCodes:

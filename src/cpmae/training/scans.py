@@ -19,6 +19,7 @@ from cpmae.canonical import Conformed
 from cpmae.errors import CpmaeError
 from cpmae.generate import paints_for
 from cpmae.io import nifti
+from cpmae.io.output import whole_file
 from cpmae.models.head import HeadModel
 from cpmae.models.vqvae import FINE, MAX_INTENSITY, STEP_MM
 from cpmae.registration import fit_atlas
@@ -54,11 +55,9 @@ def prepare_scans(source: Path, folder: Path, model: HeadModel, extractor: str =
         known = whole.mask & (inner.mask | (whole.data != 0))
         paints = paints_for(model, inner)
         field = fit_atlas(model.atlas.cpu(), paints, Conformed(whole.data, known), inner)
-        partial = target.with_suffix(".partial.npz")
-        np.savez_compressed(
-            partial, image=inner.data.astype(np.float16), brain=inner.mask, field=field.numpy(), known=known
-        )
-        partial.replace(target)
+        image = inner.data.astype(np.float16)
+        with whole_file(target) as file:
+            np.savez_compressed(file, image=image, brain=inner.mask, field=field.numpy(), known=known)
     return len(list(folder.glob("*.npz")))
 
 

@@ -114,7 +114,8 @@ def train_vqvaes(
         if colours is None:
             colours, _ = palette.train_palette(*palette.simulate(examples, palette_scans, seed))
         state = {"vqvae": average.state_dict(), "palette": colours.state_dict(), "atlas": atlas}
-        torch.save(state | {"config": asdict(config)}, target)
+        torch.save(state | {"config": asdict(config)}, target.with_suffix(".partial"))
+        target.with_suffix(".partial").replace(target)
     fabric.barrier()
     return target
 
