@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import resource
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line sets it, before torch is imported
 
@@ -38,6 +37,8 @@ def scan_file(tmp_path: Path) -> Callable[..., Path]:
 @contextmanager
 def full_disk(most: int = 200) -> Iterator[None]:
     """No file can be written past `most` bytes."""
+    import resource  # not on Windows
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:

@@ -25,7 +25,7 @@ from cpmae.models import checkpoint
 from cpmae.models.field import control_shape
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.models.vqvae import COARSE, FINE, code_shape
-from cpmae.training import anatomy, data, groupwise, mae, population, stages, synth
+from cpmae.training import anatomy, data, groupwise, mae, population, scans, stages, synth
 from cpmae.training.contrast import draw_contrast, tissue_intensities
 from cpmae.training.loop import LoopSettings, train
 
@@ -161,7 +161,10 @@ def test_stages_resume_and_end_in_weights(people: Path, tmp_path: Path) -> None:
     stages.train_vqvaes(people, run, settings, CPU, 1, None, 0, palette_scans=40)
     first = torch.load(run / "checkpoint.pt", weights_only=False)
     assert first["step"] == 2
-    stages.train_vqvaes(people, run, LoopSettings(steps=4, log_every=1), CPU, 1, None, 0, palette_scans=40)
+    palette = torch.load(run / "vqvae.pt", weights_only=True)["palette"]
+    stages.train_vqvaes(people, run, LoopSettings(steps=4, log_every=1), CPU, 1, None, 1, palette_scans=44)
+    again = torch.load(run / "vqvae.pt", weights_only=True)["palette"]
+    assert all(torch.equal(again[name], tensor) for name, tensor in palette.items())  # it is not trained once more
     assert [row["step"] for row in rows(run / "losses.csv")] == ["1", "2", "3", "4"]
     out = tmp_path / "new.safetensors"
     stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {"note": "a test"})
@@ -238,6 +241,17 @@ def test_two_processes_train_one_model(people: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stderr
     assert (tmp_path / "vqvae.pt").exists()
+
+
+def test_processes_share_the_preparation_of_scans(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(3):
+        nib.save(nib.Nifti1Image(np.zeros((30, 30, 30), np.int16), np.eye(4)), tmp_path / f"empty-{number}.nii")
+    seen = []
+    for part in range(2):
+        caplog.clear()
+        scans.prepare_scans(tmp_path, tmp_path / "prepared", checkpoint.load(), part, 2)
+        seen.append([record.getMessage().split(" is left out")[0][-5] for record in caplog.records])
+    assert seen == [["0", "2"], ["1"]]
 
 
 def test_training_on_scans_starts_from_weights_and_leaves_out_what_is_no_head(tmp_path: Path) -> None:

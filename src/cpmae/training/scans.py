@@ -28,13 +28,14 @@ from cpmae.training.data import Heads, random_order
 log = logging.getLogger(__name__)
 
 
-def prepare_scans(source: Path, folder: Path, model: HeadModel, extractor: str = "deepbet") -> int:
+def prepare_scans(source: Path, folder: Path, model: HeadModel, part: int = 0, parts: int = 1) -> None:
     """Fit the model's atlas to every head under `source`, one .npz each in `folder`; what is there already stays.
 
-    Files that are no head scans are logged and left out. Returns the number of examples.
+    Files that are no head scans are logged and left out. Of several `parts`, which processes do side by side, this is
+    one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted([*source.rglob("*.nii"), *source.rglob("*.nii.gz")]):
+    for path in sorted([*source.rglob("*.nii"), *source.rglob("*.nii.gz")])[part::parts]:
         name = "_".join(path.relative_to(source).parts)  # scans of several people often have one name
         target = folder / (name.removesuffix(".gz").removesuffix(".nii") + ".npz")
         if target.exists():
@@ -43,7 +44,7 @@ def prepare_scans(source: Path, folder: Path, model: HeadModel, extractor: str =
             scan = nifti.read(path)
             volume = scan.scaled()
             nifti.check_is_scan(volume, path.name)
-            mask = brain.extract_brain(volume, extractor)
+            mask = brain.extract_brain(volume)
             brain.check_brain_mask(mask, scan.affine)
         except CpmaeError as error:
             log.warning("%s is left out: %s", path, error)
@@ -58,7 +59,6 @@ def prepare_scans(source: Path, folder: Path, model: HeadModel, extractor: str =
         image = inner.data.astype(np.float16)
         with whole_file(target) as file:
             np.savez_compressed(file, image=image, brain=inner.mask, field=field.numpy(), known=known)
-    return len(list(folder.glob("*.npz")))
 
 
 def load_prepared(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:

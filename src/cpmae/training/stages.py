@@ -83,7 +83,7 @@ def train_vqvaes(
     Args:
         examples: a folder of `make_population`, or of NIfTI scans or a BIDS data set, which then start from `weights`.
         run: gets checkpoints, `losses.csv` and, for scans, what they were prepared to.
-        palette_scans: simulated scans that the palette learns from.
+        palette_scans: simulated scans that the palette learns from, when it is not there yet.
         weights: a weight file whose palette, atlas and encoders training on scans starts from; the package's own if
             None.
     """
@@ -97,12 +97,11 @@ def train_vqvaes(
         stream = partial(data.batches, examples)
     else:
         start = checkpoint.load(weights)
-        config, colours, atlas = start.config, start.palette, start.atlas
+        config, colours, atlas = start.config, start.palette.state_dict(), start.atlas
         model = VQVAEs(config.vqvae)
         model.brain.load_state_dict(start.brain.state_dict(), strict=False)  # d1 is in no weight file
         model.non_brain.load_state_dict(start.non_brain.state_dict())
-        if fabric.global_rank == 0:
-            scans.prepare_scans(examples, run / "prepared", start)
+        scans.prepare_scans(examples, run / "prepared", start, fabric.global_rank, fabric.world_size)
         fabric.barrier()
         stream = partial(scans.scan_batches, run / "prepared")
     stream = partial(stream, batch, seed * 1000 + fabric.global_rank)
@@ -111,9 +110,11 @@ def train_vqvaes(
     average = loop.train(fabric, model, stream, run, replace(settings, average=0.0))
     target = run / "vqvae.pt"
     if fabric.global_rank == 0:
-        if colours is None:
-            colours, _ = palette.train_palette(*palette.simulate(examples, palette_scans, seed))
-        state = {"vqvae": average.state_dict(), "palette": colours.state_dict(), "atlas": atlas}
+        if colours is None and target.exists():  # the palette does not depend on how long the others are trained
+            colours = torch.load(target, weights_only=True)["palette"]
+        elif colours is None:
+            colours = palette.train_palette(*palette.simulate(examples, palette_scans, seed))[0].state_dict()
+        state = {"vqvae": average.state_dict(), "palette": colours, "atlas": atlas}
         torch.save(state | {"config": asdict(config)}, target.with_suffix(".partial"))
         target.with_suffix(".partial").replace(target)
     fabric.barrier()
