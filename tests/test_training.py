@@ -21,6 +21,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
 
 from cpmae import canonical
+from cpmae.errors import SettingsError
 from cpmae.models import checkpoint
 from cpmae.models.field import control_shape
 from cpmae.models.tissue import BRAIN, TISSUES
@@ -174,6 +175,10 @@ def test_stages_resume_and_end_in_weights(people: Path, tmp_path: Path) -> None:
     trained = torch.load(run / "vqvae.pt", weights_only=True)["vqvae"]["non_brain.place"]
     torch.testing.assert_close(model.non_brain.place, trained.bfloat16().float())
     assert (model.atlas.numpy() == population.Population.load(people / "population.npz").atlas).mean() > 0.999
+    stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})  # the same command goes on
+    stages.train_vqvaes(people, run, LoopSettings(steps=5), CPU, 1, None, 0)
+    with pytest.raises(SettingsError, match="mae was begun with vqvae"):
+        stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
 
 
 class Line(torch.nn.Module):
@@ -267,3 +272,5 @@ def test_training_on_scans_starts_from_weights_and_leaves_out_what_is_no_head(tm
     out = tmp_path / "new.safetensors"
     stages.train_mae(source, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
     assert checkpoint.load(out).config == checkpoint.load().config
+    with pytest.raises(SettingsError, match="run was begun with weights"):
+        stages.train_vqvaes(source, run, settings, CPU, 1, out, 0)

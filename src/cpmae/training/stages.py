@@ -4,6 +4,8 @@ synth: label maps to a population and a folder of heads drawn from it. vqvae: he
 those and the same examples to a weight file.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from cpmae.errors import SettingsError
+from cpmae.io.output import whole_file
 from cpmae.models import checkpoint
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.training import anatomy, data, groupwise, loop, mae, palette, population, scans, synth
@@ -21,6 +25,7 @@ from cpmae.training.loop import LoopSettings
 from cpmae.training.vqvae import VQVAEs
 
 POPULATION = "population.npz"
+MADE_FROM = "made-from.json"  # in run folders
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,31 @@ class Hardware:
     accelerator: str = "auto"
     devices: int = 1
     precision: str = "bf16-mixed"
+
+
+def begin(run: Path, writes: bool, **made_from: str) -> None:
+    """Note what a run folder is made from; every process asks, and one of them writes.
+
+    Raises:
+        SettingsError: if it was made from something else, and so are the codes, prepared scans and checkpoint in it.
+    """
+    noted = run / MADE_FROM
+    if noted.exists():
+        before = json.loads(noted.read_text())
+        if changed := [name for name, digest in made_from.items() if before.get(name, digest) != digest]:
+            raise SettingsError(f"{run} was begun with {' and '.join(changed)} that have changed, give another folder")
+    if writes:
+        run.mkdir(parents=True, exist_ok=True)
+        with whole_file(noted) as file:
+            file.write(json.dumps(made_from).encode())
+
+
+def digest_of(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of named tensors."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        sha.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def make_population(
@@ -86,6 +116,9 @@ def train_vqvaes(
         palette_scans: simulated scans that the palette learns from, when it is not there yet.
         weights: a weight file whose palette, atlas and encoders training on scans starts from; the package's own if
             None.
+
+    Raises:
+        SettingsError: if `run` has scans that were prepared with other weights.
     """
     fabric = loop.make_fabric(hardware.accelerator, hardware.devices, hardware.precision)
     torch.manual_seed(seed)
@@ -97,6 +130,7 @@ def train_vqvaes(
         stream = partial(data.batches, examples)
     else:
         start = checkpoint.load(weights)
+        begin(run, fabric.global_rank == 0, weights=start.sha256)
         config, colours, atlas = start.config, start.palette.state_dict(), start.atlas
         model = VQVAEs(config.vqvae)
         model.brain.load_state_dict(start.brain.state_dict(), strict=False)  # d1 is in no weight file
@@ -132,10 +166,15 @@ def train_mae(
     seed: int,
     about: dict[str, Any],
 ) -> None:
-    """Stage three: the masked autoencoder on the codes of the examples, and the weight file `out` with everything."""
+    """Stage three: the masked autoencoder on the codes of the examples, and the weight file `out` with everything.
+
+    Raises:
+        SettingsError: if `run` has codes of another VQ-VAE than that of `vqvae_run`.
+    """
     fabric = loop.make_fabric(hardware.accelerator, hardware.devices, hardware.precision)
     torch.manual_seed(seed)
     state = torch.load(vqvae_run / "vqvae.pt", weights_only=True)
+    begin(run, fabric.global_rank == 0, vqvae=digest_of(state["vqvae"]))
     config = checkpoint.config_from(state["config"])
     vqvaes = VQVAEs(config.vqvae)
     vqvaes.load_state_dict(state["vqvae"])
