@@ -171,7 +171,7 @@ def test_stages_resume_and_end_in_weights(people: Path, tmp_path: Path) -> None:
     stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {"note": "a test"})
     assert {"coarse", "fine"} <= set(rows(tmp_path / "mae" / "losses.csv")[0])
     model = checkpoint.load(out)
-    assert checkpoint.read_about(out)["note"] == "a test"
+    assert checkpoint.read_about(out)["note"] == "a test" and "trained_on" not in checkpoint.read_about(out)
     trained = torch.load(run / "vqvae.pt", weights_only=True)["vqvae"]["non_brain.place"]
     torch.testing.assert_close(model.non_brain.place, trained.bfloat16().float())
     assert (model.atlas.numpy() == population.Population.load(people / "population.npz").atlas).mean() > 0.999
@@ -272,5 +272,6 @@ def test_training_on_scans_starts_from_weights_and_leaves_out_what_is_no_head(tm
     out = tmp_path / "new.safetensors"
     stages.train_mae(source, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
     assert checkpoint.load(out).config == checkpoint.load().config
+    assert checkpoint.read_about(out)["trained_on"] == "scans" == checkpoint.load(out).trained_on
     with pytest.raises(SettingsError, match="run was begun with weights"):
         stages.train_vqvaes(source, run, settings, CPU, 1, out, 0)

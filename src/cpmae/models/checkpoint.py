@@ -70,7 +70,7 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
         model.load_state_dict(tensors)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise WeightsError(f"weights {path} do not fit their description: {error}") from error
-    model.sha256 = about["sha256"]
+    model.sha256, model.trained_on = about["sha256"], about.get("trained_on", "")
     model = model.float().eval().requires_grad_(False)
     return model.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 

@@ -35,6 +35,7 @@ class HeadModel(nn.Module):
         super().__init__()
         self.config = config
         self.sha256 = ""  # of the weight file it was read from
+        self.trained_on = ""  # "scans" if on those of people, whose heads it may draw
         self.brain = BrainVQVAE(config.vqvae)
         self.non_brain = NonBrainVQVAE(config.vqvae)
         self.coarse = CoarseMAE(config.mae, config.vqvae)

@@ -149,7 +149,8 @@ def train_vqvaes(
         elif colours is None:
             colours = palette.train_palette(*palette.simulate(examples, palette_scans, seed))[0].state_dict()
         state = {"vqvae": average.state_dict(), "palette": colours, "atlas": atlas}
-        torch.save(state | {"config": asdict(config)}, target.with_suffix(".partial"))
+        state |= {"config": asdict(config)} | ({} if drawn else {"trained_on": "scans"})
+        torch.save(state, target.with_suffix(".partial"))
         target.with_suffix(".partial").replace(target)
     fabric.barrier()
     return target
@@ -201,7 +202,8 @@ def train_mae(
     prior = loop.train(fabric, mae.MaskedAutoencoder(config.mae, config.vqvae), stream, run, settings)
     assert isinstance(prior, mae.MaskedAutoencoder)
     if fabric.global_rank == 0:
-        export(out, config, vqvaes, prior, state, about)
+        private = not drawn or state.get("trained_on") == "scans"
+        export(out, config, vqvaes, prior, state, about | ({"trained_on": "scans"} if private else {}))
     fabric.barrier()
 
 
