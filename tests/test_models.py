@@ -1,5 +1,6 @@
 """The networks: codes and vectors, shapes, and what each part may see."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from cpmae import canonical
-from cpmae.errors import WeightsError
+from cpmae.errors import DeviceError, WeightsError
 from cpmae.generate import SamplingSettings, VisibleCodes, beside_brain, draw_codes, no_codes
 from cpmae.models import checkpoint
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.layers import channels_to_space, space_to_channels
 from cpmae.models.mae import MAEConfig
 from cpmae.models.paint import paint_labels, shares, soft_surface, texture
+from cpmae.models.precision import fast_autocast, full_precision
 from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 from cpmae.models.vqvae import COARSE, FINE, VQVAEConfig, code_shape
@@ -159,6 +161,31 @@ def test_sampled_codes_keep_the_visible_ones(model: HeadModel) -> None:
     assert (found[0][~removed] == 5).all() and (found[1][~fine_removed] == 9).all()
     assert (found[0][removed] != 5).any() and (found[1][fine_removed] != 9).any()
     assert found[0].max() < model.coarse.mask_id and found[1].max() < model.fine.mask_id
+
+
+def test_a_device_on_which_parts_are_missing_is_an_error_of_its_own(model: HeadModel) -> None:
+    lacking = copy.deepcopy(model)
+
+    def missing(*inputs: object) -> None:
+        raise NotImplementedError("The operator 'aten::avg_pool3d.out' is not currently implemented for this device")
+
+    for module in lacking.modules():
+        module.register_forward_pre_hook(missing)
+    image, mask = brain_like()
+    known = no_codes()
+    for run in (
+        lambda: lacking.brain_condition(image, mask),
+        lambda: lacking.encode_field(torch.zeros(3, *code_shape(FINE)), torch.ones(code_shape(FINE))),
+        lambda: lacking.decode(known.coarse, known.fine, mask),
+    ):
+        with pytest.raises(DeviceError, match="--device cpu"):
+            run()
+
+
+def test_without_autocast_on_a_device_the_arithmetic_is_plain() -> None:
+    fpga = torch.device("fpga")  # which stands for mps in older versions of PyTorch
+    with fast_autocast(fpga), full_precision(fpga):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
 def test_checkpoint_round_trip(model: HeadModel, tmp_path: Path) -> None:
