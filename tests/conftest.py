@@ -5,7 +5,8 @@ import os
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line sets it, before torch is imported
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,19 @@ def scan_file(tmp_path: Path) -> Callable[..., Path]:
         return put(tmp_path / name, phantom.nifti_bytes(**arguments))
 
     return make
+
+
+@contextmanager
+def full_disk(most: int = 200) -> Iterator[None]:
+    """No file can be written past `most` bytes."""
+    import resource  # not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def put(path: Path, raw: bytes) -> Path:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cpmae.evaluation.metrics import area, equal_error, rank_hits, recognise
+from cpmae.evaluation.metrics import area_and_error, rank_hits, recognise
 
 # probe 0 is first; probe 1 second after 0; probe 2 last
 TABLE = np.array([[9.0, 1.0, 2.0], [8.0, 7.0, 3.0], [6.0, 5.0, 4.0]])
@@ -33,15 +33,15 @@ def test_pairs_that_cannot_be_compared_score_least_and_tie() -> None:
 
 def test_area_by_hand() -> None:
     # of the six pairs, 3 beats 1 and 2; 2 beats 1 and ties 2; 0 beats none: 3.5 of 6
-    assert area(np.array([3, 2, 0]), np.array([1, 2])) == pytest.approx(3.5 / 6)
-    assert area(np.array([5, 6]), np.array([1, 2, 3])) == 1
+    assert area_and_error(np.array([3, 2, 0]), np.array([1, 2]))[0] == pytest.approx(3.5 / 6)
+    assert area_and_error(np.array([5, 6]), np.array([1, 2, 3]))[0] == 1
 
 
 def test_equal_error_by_hand() -> None:
-    assert equal_error(np.array([5, 6]), np.array([1, 2, 3])) == 0
-    assert equal_error(np.array([1, 2]), np.array([5, 6])) == 1
+    assert area_and_error(np.array([5, 6]), np.array([1, 2, 3]))[1] == 0
+    assert area_and_error(np.array([1, 2]), np.array([5, 6]))[1] == 1
     # above 2.5 one of two is missed, and one of two is taken for one
-    assert equal_error(np.array([4, 2]), np.array([3, 1])) == pytest.approx(0.5)
+    assert area_and_error(np.array([4, 2]), np.array([3, 1]))[1] == pytest.approx(0.5)
 
 
 def test_a_perfect_and_a_guessing_attacker() -> None:

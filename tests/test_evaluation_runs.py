@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 from conftest import put
 from typer.testing import CliRunner, Result
 
-from cpmae import canonical
+from cpmae import __version__, canonical
 from cpmae.cli import app
-from cpmae.evaluation import identities, perturb
+from cpmae.evaluation import identities, perturb, segmenters, sensitivity
 from cpmae.evaluation.identities import Head
+from cpmae.evaluation.population import Scan
+from cpmae.evaluation.work import Cache
 from cpmae.volume import Volume
 
 ROW = ["method", "attacker", "rank1", "rank1_ci", "rank5", "auc", "eer", "chance", "n"]
@@ -188,6 +191,26 @@ def test_scans_are_unusual_as_they_say() -> None:
     assert grey["T2w-like"][ventricle].mean() > grey["T2w-like"][tissue].mean()
     assert grey["FLAIR-like"][ventricle].mean() < grey["FLAIR-like"][tissue].mean()
     assert len(perturb.conditions()) > 35 and len(perturb.conditions(quick=True)) == 1 + len(perturb.FACTORS)
+
+
+def test_a_refusal_is_kept_and_what_this_machine_lacks_is_not(tmp_path: Path) -> None:
+    def given(mask: np.ndarray) -> perturb.Condition:
+        return perturb.Condition("mask", str(mask.sum()), lambda head, rng: (head, mask))
+
+    def computed(mask: np.ndarray, weights: Path | None) -> tuple[list[str], int]:
+        cache, scan = Cache(tmp_path / "cache"), Scan("phantom", {}, lambda: HEAD, True)
+        task = sensitivity.ConditionTask(scan, (given(mask),), (), weights, "", 1, cache)
+        failures = sensitivity.compute_conditions(task)
+        return [f.reason for f in failures], len(list(cache.folder.glob("*.npz")))
+
+    reasons, kept = computed(BRAIN, tmp_path / "no.safetensors")
+    assert len(reasons) == 1 and "no.json" in reasons[0] and not kept
+    assert computed(np.zeros_like(BRAIN), None) == ([], 1)
+
+
+def test_another_version_of_a_segmenter_finds_nothing_kept() -> None:
+    (segmenter,), _ = segmenters.resolve(["deepbet"], (), None)
+    assert segmenter.key["versions"] == {"cpmae": __version__, "deepbet": metadata.version("deepbet")}
 
 
 @pytest.mark.slow

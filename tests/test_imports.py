@@ -19,10 +19,10 @@ LEVELS = [
     {"compare"},
     {
         *{"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose"},
-        *{"metadata", "metadata_dicom", "metadata_json", "metadata_tsv", "shared_mask"},
+        *{"metadata", "metadata_dicom", "metadata_json", "metadata_tsv", "shared_mask", "detail"},
     },
     {"models"},
-    {"volume", "errors", "options"},
+    {"volume", "errors", "options", "depth"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 FILES = sorted(SOURCE.rglob("*.py"))

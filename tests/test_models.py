@@ -1,23 +1,26 @@
 """The networks: codes and vectors, shapes, and what each part may see."""
 
+import copy
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import full_disk
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from cpmae import canonical
-from cpmae.errors import WeightsError
+from cpmae.errors import DeviceError, WeightsError
 from cpmae.generate import SamplingSettings, VisibleCodes, beside_brain, draw_codes, no_codes
 from cpmae.models import checkpoint
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.layers import channels_to_space, space_to_channels
 from cpmae.models.mae import MAEConfig
 from cpmae.models.paint import paint_labels, shares, soft_surface, texture
+from cpmae.models.precision import fast_autocast, full_precision
 from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 from cpmae.models.vqvae import COARSE, FINE, VQVAEConfig, code_shape
@@ -33,12 +36,14 @@ def model() -> HeadModel:
 
 
 @given(levels=st.lists(st.integers(2, 9), min_size=1, max_size=4), seed=st.integers(0, 99))
-def test_codes_and_vectors_are_inverse(levels: list[int], seed: int) -> None:
-    quantizer = FiniteScalarQuantizer(levels)
-    codes = torch.randint(quantizer.codebook_size, (2, 3, 4, 5), generator=torch.Generator().manual_seed(seed))
-    vectors = quantizer.codes_to_vectors(codes)
-    assert vectors.abs().max() <= 1
-    assert torch.equal(quantizer.vectors_to_codes(vectors), codes)
+def test_codes_stand_for_the_vectors_that_were_rounded(levels: list[int], seed: int) -> None:
+    quantizer = FiniteScalarQuantizer(levels).eval()
+    z = torch.randn(2, len(levels), 3, 4, 5, generator=torch.Generator().manual_seed(seed))
+    vectors, codes = quantizer(z)
+    assert vectors.abs().max() <= 1 and codes.max() < quantizer.codebook_size
+    assert torch.allclose(quantizer.codes_to_vectors(codes), vectors, atol=1e-6)
+    every = quantizer.codes_to_vectors(torch.arange(quantizer.codebook_size).view(1, -1, 1, 1))
+    assert len(every.flatten(2).T.unique(dim=0)) == quantizer.codebook_size
 
 
 def test_quantizer_reaches_every_code_and_passes_gradients() -> None:
@@ -160,6 +165,31 @@ def test_sampled_codes_keep_the_visible_ones(model: HeadModel) -> None:
     assert found[0].max() < model.coarse.mask_id and found[1].max() < model.fine.mask_id
 
 
+def test_a_device_on_which_parts_are_missing_is_an_error_of_its_own(model: HeadModel) -> None:
+    lacking = copy.deepcopy(model)
+
+    def missing(*inputs: object) -> None:
+        raise NotImplementedError("The operator 'aten::avg_pool3d.out' is not currently implemented for this device")
+
+    for module in lacking.modules():
+        module.register_forward_pre_hook(missing)
+    image, mask = brain_like()
+    known = no_codes()
+    for run in (
+        lambda: lacking.brain_condition(image, mask),
+        lambda: lacking.encode_field(torch.zeros(3, *code_shape(FINE)), torch.ones(code_shape(FINE))),
+        lambda: lacking.decode(known.coarse, known.fine, mask),
+    ):
+        with pytest.raises(DeviceError, match="--device cpu"):
+            run()
+
+
+def test_without_autocast_on_a_device_the_arithmetic_is_plain() -> None:
+    fpga = torch.device("fpga")  # which stands for mps in older versions of PyTorch
+    with fast_autocast(fpga), full_precision(fpga):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
 def test_checkpoint_round_trip(model: HeadModel, tmp_path: Path) -> None:
     path = tmp_path / "small.safetensors"
     checkpoint.save(model, path, {"about": "a test"})
@@ -170,6 +200,15 @@ def test_checkpoint_round_trip(model: HeadModel, tmp_path: Path) -> None:
     for name, tensor in model.state_dict().items():
         exact = "mean" in name or "covariance" in name or "atlas" in name
         assert torch.equal(found.state_dict()[name], tensor if exact else tensor.bfloat16().float()), name
+
+
+def test_weights_that_cannot_be_written_whole_leave_the_old_ones(model: HeadModel, tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    checkpoint.save(model, path, {})
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with full_disk(), pytest.raises(OSError):
+        checkpoint.save(model, path, {"about": "other ones"})
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize(

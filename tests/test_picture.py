@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cpmae.errors import OutputError
-from cpmae.report.picture import _world_slice, before_after, result_only
+from cpmae.report.picture import _world_slice, before_after
 from cpmae.volume import Volume
 
 
@@ -38,25 +38,6 @@ def read_png(path: Path) -> np.ndarray:
     return imread(path)[..., :3]
 
 
-def test_before_and_after_are_two_rows_and_the_shared_picture_is_the_lower_one(tmp_path):
-    original, mask = ball()
-    result = Volume(np.where(mask, original.data, 40).astype(np.int16), original.affine)
-    before_after(original, result, mask, tmp_path / "both.png")
-    result_only(result, mask, tmp_path / "result.png")
-    both, shared = read_png(tmp_path / "both.png"), read_png(tmp_path / "result.png")
-    assert both.shape[1] == shared.shape[1]
-    assert 1.8 < both.shape[0] / shared.shape[0] < 2.1
-
-
-def test_the_shared_picture_does_not_depend_on_the_original(tmp_path):
-    """It is not even given; drawn after another person's sheet it is the same file."""
-    first, mask = ball()
-    result_only(first, mask, tmp_path / "a.png")
-    before_after(ball(1)[0], first, mask, tmp_path / "both.png")
-    result_only(first, mask, tmp_path / "b.png")
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-
-
 def test_the_rows_show_their_own_volume(tmp_path):
     original, mask = ball()
     dark = Volume(np.zeros_like(original.data), original.affine)
@@ -67,7 +48,7 @@ def test_the_rows_show_their_own_volume(tmp_path):
 
 def test_the_file_holds_pixels_and_nothing_that_identifies(tmp_path):
     volume, mask = ball()
-    result_only(volume, mask, tmp_path / "x.png")
+    before_after(volume, volume, mask, tmp_path / "x.png")
     png = (tmp_path / "x.png").read_bytes()
     assert set(chunks(png)) <= {b"IHDR", b"pHYs", b"IDAT", b"IEND"}
 
@@ -75,7 +56,7 @@ def test_the_file_holds_pixels_and_nothing_that_identifies(tmp_path):
 def test_an_older_picture_is_replaced_and_nothing_else_is_left(tmp_path):
     volume, mask = ball()
     (tmp_path / "x.png").write_bytes(b"old")
-    result_only(volume, mask, tmp_path / "x.png")
+    before_after(volume, volume, mask, tmp_path / "x.png")
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -83,14 +64,14 @@ def test_an_older_picture_is_replaced_and_nothing_else_is_left(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     volume, mask = ball()
     with pytest.raises(OutputError, match="nowhere"):
-        result_only(volume, mask, tmp_path / "nowhere" / "x.png")
+        before_after(volume, volume, mask, tmp_path / "nowhere" / "x.png")
 
 
 def test_a_folder_in_the_pictures_place_leaves_no_temporary_file(tmp_path):
     volume, mask = ball()
     (tmp_path / "x.png").mkdir()
     with pytest.raises(OutputError, match="x.png"):
-        result_only(volume, mask, tmp_path / "x.png")
+        before_after(volume, volume, mask, tmp_path / "x.png")
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
 
 
@@ -98,11 +79,11 @@ def test_the_grids_must_agree(tmp_path):
     volume, mask = ball()
     moved = Volume(volume.data, volume.affine + np.eye(4) * [[1], [1], [1], [0]])
     with pytest.raises(ValueError, match=r"\(40, 44, 47\)"):
-        result_only(volume, mask[..., :-1], tmp_path / "x.png")
+        before_after(volume, volume, mask[..., :-1], tmp_path / "x.png")
     with pytest.raises(ValueError, match="differently"):
         before_after(volume, moved, mask, tmp_path / "x.png")
     with pytest.raises(ValueError, match="empty"):
-        result_only(volume, np.zeros_like(mask), tmp_path / "x.png")
+        before_after(volume, volume, np.zeros_like(mask), tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
 
 

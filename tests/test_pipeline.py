@@ -1,5 +1,6 @@
 """The promises, on the whole way of a scan."""
 
+import copy
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,14 @@ def test_nothing_outside_the_protected_region_gets_through(region: str, model: H
         again = run(changed, brain, model, region=region)
         assert again.image.stored.tobytes() == first.image.stored.tobytes(), name
         assert np.array_equal(again.protected, first.protected)
+
+
+def test_weights_that_were_trained_on_scans_warn(model: HeadModel) -> None:
+    private = copy.copy(model)
+    private.trained_on = "scans"
+    found = run(scan_of(), brain_of(), private)
+    assert "trained on scans" in found.warnings[-1] and found.account["warnings"] == found.warnings
+    assert not run(scan_of(), brain_of(), model).warnings
 
 
 def test_the_brain_matters(model: HeadModel) -> None:

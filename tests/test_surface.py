@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cpmae.report.surface import BACKGROUND, head_surface, render_head
+from cpmae.report.surface import BACKGROUND, head_surface, render_surface
 from cpmae.volume import Volume
 
 SIZE = (120, 120)
@@ -31,6 +31,12 @@ def head_with_a_nose(spacing=(2.0, 2.0, 2.0), orientation=(0, 1, 2), flips=(1, 1
     inside = np.clip(0.5 + depth / 3, 0, 1)
     noise = np.abs(np.random.default_rng(0).normal(0, 8, shape))
     return Volume((400 * inside + noise).astype(np.int16), affine)
+
+
+def render_head(
+    volume: Volume, view: str = "front", size: tuple[int, int] = SIZE, threshold: float | None = None
+) -> np.ndarray:
+    return render_surface(head_surface(volume, threshold), view, size)
 
 
 def silhouette(image: np.ndarray) -> np.ndarray:

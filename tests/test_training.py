@@ -5,22 +5,30 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from conftest import full_disk
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
 
 from cpmae import canonical
+from cpmae.errors import SettingsError
 from cpmae.models import checkpoint
 from cpmae.models.field import control_shape
 from cpmae.models.tissue import BRAIN, TISSUES
-from cpmae.training import anatomy, data, groupwise, population, stages, synth
+from cpmae.models.vqvae import COARSE, FINE, code_shape
+from cpmae.training import anatomy, data, groupwise, mae, population, scans, stages, synth
 from cpmae.training.contrast import draw_contrast, tissue_intensities
-from cpmae.training.loop import LoopSettings
+from cpmae.training.loop import LoopSettings, train
 
 EFFORT = groupwise.Effort(1, (10, 0), (10, 0))
 STILL = population.DrawSettings(rotation_deg=0, translation_mm=0, scale=0, tight=0, tight_sd=0)
@@ -154,16 +162,79 @@ def test_stages_resume_and_end_in_weights(people: Path, tmp_path: Path) -> None:
     stages.train_vqvaes(people, run, settings, CPU, 1, None, 0, palette_scans=40)
     first = torch.load(run / "checkpoint.pt", weights_only=False)
     assert first["step"] == 2
-    stages.train_vqvaes(people, run, LoopSettings(steps=4, log_every=1), CPU, 1, None, 0, palette_scans=40)
+    palette = torch.load(run / "vqvae.pt", weights_only=True)["palette"]
+    stages.train_vqvaes(people, run, LoopSettings(steps=4, log_every=1), CPU, 1, None, 1, palette_scans=44)
+    again = torch.load(run / "vqvae.pt", weights_only=True)["palette"]
+    assert all(torch.equal(again[name], tensor) for name, tensor in palette.items())  # it is not trained once more
     assert [row["step"] for row in rows(run / "losses.csv")] == ["1", "2", "3", "4"]
     out = tmp_path / "new.safetensors"
     stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {"note": "a test"})
     assert {"coarse", "fine"} <= set(rows(tmp_path / "mae" / "losses.csv")[0])
     model = checkpoint.load(out)
-    assert checkpoint.read_about(out)["note"] == "a test"
+    assert checkpoint.read_about(out)["note"] == "a test" and "trained_on" not in checkpoint.read_about(out)
     trained = torch.load(run / "vqvae.pt", weights_only=True)["vqvae"]["non_brain.place"]
     torch.testing.assert_close(model.non_brain.place, trained.bfloat16().float())
     assert (model.atlas.numpy() == population.Population.load(people / "population.npz").atlas).mean() > 0.999
+    stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})  # the same command goes on
+    stages.train_vqvaes(people, run, LoopSettings(steps=5), CPU, 1, None, 0)
+    with pytest.raises(SettingsError, match="mae was begun with vqvae"):
+        stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
+
+
+class Line(torch.nn.Module):
+    """The smallest model that can be trained: a batch is (N, 2), and its loss the distance from 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1)
+
+    def forward(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": (self.layer(batch) - 1).square().mean()}
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "32-true"])
+def test_every_precision_trains(tmp_path: Path, precision: Any) -> None:
+    plugin = Precision() if precision == "32-true" else MixedPrecision(precision, "cpu")  # Fabric's words swap 16-mixed
+    fabric, model = Fabric(accelerator="cpu", devices=1, plugins=plugin), Line()
+    before = model.layer.bias.detach().clone()
+    train(fabric, model, lambda step: repeat(torch.ones(4, 2)), tmp_path, LoopSettings(steps=9))
+    assert not torch.equal(model.layer.bias, before) and model.layer.bias.isfinite().all()
+
+
+def test_a_run_that_goes_on_draws_from_where_it_was(tmp_path: Path) -> None:
+    asked = []
+
+    def batches(step: int) -> Iterator[torch.Tensor]:
+        asked.append(step)
+        return repeat(torch.ones(4, 2))
+
+    for steps in (2, 5):
+        train(Fabric(accelerator="cpu", devices=1), Line(), batches, tmp_path, LoopSettings(steps=steps))
+    assert asked == [0, 2]
+
+
+def save_codes(path: Path, number: int) -> None:
+    fine = torch.zeros(code_shape(FINE), dtype=torch.int64)
+    coarse = torch.full(code_shape(COARSE), number)
+    mae.save_codes(path, mae.HeadCodes(fine, fine.float(), coarse, fine, torch.ones_like(fine, dtype=torch.bool)))
+
+
+def test_from_another_step_on_other_examples_are_drawn(people: Path, tmp_path: Path) -> None:
+    for number in range(8):
+        save_codes(tmp_path / f"{number}.npz", number)
+
+    def drawn(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return next(data.batches(people, 1, 3, step)).image, next(mae.batches(tmp_path, 8, 3, step)).coarse
+
+    first, again, later = drawn(0), drawn(0), drawn(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, later, strict=True))
+
+
+def test_codes_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    with full_disk(), pytest.raises(OSError):
+        save_codes(tmp_path / "0.npz", 0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_processes_train_one_model(people: Path, tmp_path: Path) -> None:
@@ -175,6 +246,17 @@ def test_two_processes_train_one_model(people: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stderr
     assert (tmp_path / "vqvae.pt").exists()
+
+
+def test_processes_share_the_preparation_of_scans(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(3):
+        nib.save(nib.Nifti1Image(np.zeros((30, 30, 30), np.int16), np.eye(4)), tmp_path / f"empty-{number}.nii")
+    seen = []
+    for part in range(2):
+        caplog.clear()
+        scans.prepare_scans(tmp_path, tmp_path / "prepared", checkpoint.load(), part, 2)
+        seen.append([record.getMessage().split(" is left out")[0][-5] for record in caplog.records])
+    assert seen == [["0", "2"], ["1"]]
 
 
 def test_training_on_scans_starts_from_weights_and_leaves_out_what_is_no_head(tmp_path: Path) -> None:
@@ -190,3 +272,6 @@ def test_training_on_scans_starts_from_weights_and_leaves_out_what_is_no_head(tm
     out = tmp_path / "new.safetensors"
     stages.train_mae(source, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
     assert checkpoint.load(out).config == checkpoint.load().config
+    assert checkpoint.read_about(out)["trained_on"] == "scans" == checkpoint.load(out).trained_on
+    with pytest.raises(SettingsError, match="run was begun with weights"):
+        stages.train_vqvaes(source, run, settings, CPU, 1, out, 0)

@@ -120,7 +120,7 @@ def deidentify(
     if not check.ok:
         raise ScanError(f"the result failed its own check and was dropped: {'; '.join(check.failures)}")
     account = steps.account(scan, found, options, brain_mask is not None, model)
-    return Deidentified(result, found.mask, found.protected, account, found.warnings, head)
+    return Deidentified(result, found.mask, found.protected, account, account["warnings"], head)
 
 
 def _as_scan(scan: Any) -> NiftiScan:

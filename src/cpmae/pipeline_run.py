@@ -100,7 +100,7 @@ def deidentify_run(
     clean = metadata.clean_nifti(run) if options.clean_metadata else run
     account = steps.account(run, found, options, brain_mask is not None, model) | {"volumes": run.count}
     return DeidentifiedRun(
-        clean.marked(steps.MARK), volumes, mean, found.mask, found.protected, account, found.warnings, head
+        clean.marked(steps.MARK), volumes, mean, found.mask, found.protected, account, account["warnings"], head
     )
 
 

@@ -32,6 +32,10 @@ MAX_APART_MM = 15.0  # between the brains of two scans that share a head
 # how sums are split among threads changes their rounding, and so which codes are drawn: always the same number
 DRAWING_THREADS = 2
 MARK = f"de-identified by cpmae {__version__}"
+TRAINED_ON_SCANS = (
+    "the weights were trained on scans of people and may draw heads like theirs; show results to nobody who may not "
+    "see those scans"
+)
 MAX_STRAY_ML = 15.0  # of the mask where no brain reaches; real masks have 3 to 6, with both orbits 16 and more
 
 
@@ -266,7 +270,8 @@ def _check_pose(pose: canonical.Pose, allow_unusual: bool, region: str) -> list[
 
 
 def account(scan: "NiftiScan | NiftiRun", found: Found, options: Options, mask_given: bool, model: HeadModel) -> dict:
-    """What was found and done, in plain figures and words; a secret seed is not in it."""
+    """What was found and done, in plain figures and words, and all warnings; a secret seed is not in it."""
+    of_weights = [TRAINED_ON_SCANS] if model.trained_on == "scans" else []
     return {
         "version": __version__,
         "shape": list(found.mask.shape),
@@ -282,5 +287,5 @@ def account(scan: "NiftiScan | NiftiRun", found: Found, options: Options, mask_g
         "metadata": "basic" if options.clean_metadata else "keep",
         "seed": "secret" if options.seed is None else options.seed,
         "weights_sha256": model.sha256,
-        "warnings": found.warnings,
+        "warnings": found.warnings + of_weights,
     }

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cpmae.depth import distance
 from cpmae.evaluation.render import face
 from cpmae.evaluation.work import Arrays
+
+MOST_MM = 30.0  # a line of sight past the edge of one head and not of the other counts no more than this
 
 
 def correlations(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> NDArray[np.float64]:
@@ -28,21 +31,13 @@ def surface_closeness(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> ND
     Each map's median difference is taken off first: what a shift of the head explains. -inf where two share no surface.
     """
     first, second = ([f["depth"] for f in side] for side in (probes, gallery))
-    return np.array([[-_distance(a, b) for b in second] for a in first])
+    return np.array([[-distance(a, b, MOST_MM) for b in second] for a in first])
 
 
 def face_closeness(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> NDArray[np.float64]:
     """`surface_closeness` of the faces alone, seen from the front: cranium and scalp have to follow the brain."""
     first, second = ([face(f["depth"]) for f in side] for side in (probes, gallery))
-    return np.array([[-_distance(a, b) for b in second] for a in first])
-
-
-def _distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    difference = a - b
-    difference = difference[np.isfinite(difference)]
-    if not difference.size:
-        return float("inf")
-    return float(np.minimum(np.abs(difference - np.median(difference)), 30.0).mean())
+    return np.array([[-distance(a, b, MOST_MM) for b in second] for a in first])
 
 
 def _correlated(probes: Sequence[Arrays], gallery: Sequence[Arrays], name: str) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cpmae import canonical
 from cpmae.canonical import Pose
+from cpmae.depth import distance
 from cpmae.evaluation import attackers
 from cpmae.evaluation.attackers import Training
 from cpmae.evaluation.baselines import Method
@@ -45,12 +46,6 @@ def nearest(faces: Sequence[NDArray], others: Sequence[NDArray] | None = None) -
         min(distance(a, b) for j, b in enumerate(faces if others is None else others) if others is not None or i != j)
         for i, a in enumerate(faces)
     ]
-
-
-def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Mean distance of two faces along the line of sight, in mm, after the shift in depth that brings them closest."""
-    difference = (a - b)[np.isfinite(a) & np.isfinite(b)]
-    return float(np.abs(difference - np.median(difference)).mean()) if difference.size else float("inf")
 
 
 def _depth_of(path: Any) -> NDArray[np.float32]:

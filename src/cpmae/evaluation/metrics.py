@@ -60,7 +60,7 @@ def recognise(scores: NDArray, seed: int = 0, resamples: int = 1000) -> Recognit
     draws = rng.integers(probes, size=(resamples, probes))
     own, others = _pairs(scores)
     weights = np.stack([np.bincount(d, minlength=probes) for d in draws]) / probes
-    auc, eer = _curve(own, others)
+    auc, eer = area_and_error(own, others)
     return Recognition(
         rank1=float(first.mean()),
         rank1_ci=_rate_interval(first, draws),
@@ -83,18 +83,11 @@ def rank_hits(scores: NDArray, k: int) -> NDArray[np.float64]:
     return np.clip((k - above) / tied, 0, 1)
 
 
-def area(own: NDArray, others: NDArray) -> float:
-    """Area under the ROC curve: how often a score of `own` is above one of `others`, ties count half."""
-    return _curve(own, others)[0]
+def area_and_error(own: NDArray, others: NDArray) -> tuple[float, float]:
+    """Of two samples of scores, how often one of `own` is above one of `others`, ties count half; and equal error rate.
 
-
-def equal_error(own: NDArray, others: NDArray) -> float:
-    """Equal error rate of two samples of scores."""
-    return _curve(own, others)[1]
-
-
-def _curve(own: NDArray, others: NDArray) -> tuple[float, float]:
-    """Area and equal error rate, from the ROC curve with straight lines over ties."""
+    Both are of the ROC curve, with straight lines over ties.
+    """
     own, others = np.ravel(own), np.ravel(others)
     values = np.concatenate([own, others])
     order = np.argsort(-values, kind="stable")

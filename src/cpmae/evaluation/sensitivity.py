@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpmae import canonical
-from cpmae.errors import CpmaeError, MissingExtraError
+from cpmae import __version__, canonical
+from cpmae.errors import BrainMaskError, CpmaeError, MethodError, MissingExtraError, ScanError
 from cpmae.evaluation import attack_network, attackers
 from cpmae.evaluation.attack_network import SimilarityNetwork
 from cpmae.evaluation.attackers import Training
@@ -94,8 +94,11 @@ def compute_conditions(task: ConditionTask) -> list[Failure]:
             continue
         try:
             found = measure(changed, mask, task)
-        except CpmaeError as error:
+        except (ScanError, BrainMaskError) as error:
             found = {REFUSED: np.array(True), "reason": np.array(str(error))}
+        except CpmaeError as error:  # of this machine, not of the scan: nothing to keep
+            failures.append(Failure(task.scan.name, f"{condition.factor} {condition.level}", str(error)))
+            continue
         task.cache.save(found | untouched, task.scan.name, **_key(task, condition))
     return failures
 
@@ -136,7 +139,7 @@ def measure(head: Head, mask: NDArray[np.bool_], task: ConditionTask) -> Arrays:
     for segmenter in task.segmenters:
         try:
             value = mean_dice(segmenter(volume), segmenter(after))
-        except CpmaeError:  # a segmenter that finds nothing any more agrees with nothing
+        except (MethodError, ScanError, BrainMaskError):  # a segmenter that finds nothing any more agrees with nothing
             value = 0.0
         found[f"dice {segmenter.name}"] = np.array(value)
     pose = canonical.align(head.brain, volume.affine)
@@ -190,6 +193,7 @@ def _attacked(
 def _key(task: ConditionTask, condition: Condition) -> dict[str, Any]:
     return {
         "version": VERSION,
+        "cpmae": __version__,
         "scan": task.scan.key,
         "factor": condition.factor,
         "level": condition.level,

@@ -98,10 +98,6 @@ class NiftiRun:
         header["vox_offset"] = len(header.binaryblock) + len(NiftiScan.extensions)
         return NiftiScan(stored, self.slope, self.inter, self.affine, header)
 
-    def volumes(self) -> Iterator[NiftiScan]:
-        """One pass: each volume as a scan of its own. Raises as `stored_volumes`."""
-        return (self.volume(stored) for stored in self.stored_volumes())
-
     def only(self) -> NiftiScan:
         """The one volume of a 3-D file, under the file's own header and extensions.
 

@@ -20,16 +20,25 @@ DEFAULT_NAME = "head.safetensors"
 
 
 def save(model: HeadModel, path: Path, about: dict) -> None:
-    """Write `path` (.safetensors) and its JSON: format, sizes, SHA-256 of the weights, and `about`."""
+    """Write `path` (.safetensors) and its JSON: format, sizes, SHA-256 of the weights, and `about`.
+
+    Each is whole or not there; weights beside the JSON of others are refused by `load`.
+    """
     learned = {name for name, _ in model.named_parameters()}  # the moments that codes are whitened by stay exact
     tensors = {
         name: tensor.detach().to("cpu", torch.bfloat16 if name in learned else tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    path.write_bytes(safetensors.torch.save(tensors))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    data = safetensors.torch.save(tensors)
+    digest = hashlib.sha256(data).hexdigest()
     text = json.dumps({"format": FORMAT, "sha256": digest, "config": asdict(model.config), **about}, indent=1)
-    path.with_suffix(".json").write_text(text + "\n")
+    for target, content in ((path, data), (path.with_suffix(".json"), (text + "\n").encode())):
+        partial = target.with_name(f"{target.name}.partial")
+        try:
+            partial.write_bytes(content)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> HeadModel:
@@ -61,7 +70,7 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
         model.load_state_dict(tensors)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise WeightsError(f"weights {path} do not fit their description: {error}") from error
-    model.sha256 = about["sha256"]
+    model.sha256, model.trained_on = about["sha256"], about.get("trained_on", "")
     model = model.float().eval().requires_grad_(False)
     return model.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 

@@ -3,6 +3,8 @@
 Everything that needs PyTorch weights stands behind this class, so that another runtime can take its place.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpmae.errors import DeviceError
 from cpmae.models.field import GRID_SHAPE
 from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig
 from cpmae.models.palette import Palette
@@ -35,6 +38,7 @@ class HeadModel(nn.Module):
         super().__init__()
         self.config = config
         self.sha256 = ""  # of the weight file it was read from
+        self.trained_on = ""  # "scans" if on those of people, whose heads it may draw
         self.brain = BrainVQVAE(config.vqvae)
         self.non_brain = NonBrainVQVAE(config.vqvae)
         self.coarse = CoarseMAE(config.mae, config.vqvae)
@@ -57,35 +61,36 @@ class HeadModel(nn.Module):
     def brain_condition(self, image: NDArray[np.float32], mask: NDArray[np.bool_]) -> Tensor:
         """e1: conformed brain and mask to what the masked autoencoder sees of them, (1, C, X/8, Y/8, Z/8)."""
         brain = self._volume(mask)
-        with fast_autocast(self.device):
+        share = F.avg_pool3d(brain.cpu(), FINE // STEP_MM).to(self.device)  # some versions of PyTorch lack it on mps
+        with self._running():
             vectors, _ = self.brain.encode(self._volume(image), brain)
-        return BrainCondition(vectors, F.avg_pool3d(brain, FINE // STEP_MM)).cat()
+        return BrainCondition(vectors, share).cat()
 
     @torch.inference_mode()
     def coarse_logits(self, codes: Tensor, where: Tensor, condition: Tensor) -> Tensor:
         """Masked autoencoder, coarse: codes (X/32, ...) with mask ids to logits (n, size) at flat positions (n,)."""
-        with fast_autocast(self.device):
+        with self._running():
             features = self.coarse.features(codes[None].to(self.device), condition)
             return self.coarse.head(features.flatten(0, 3)[where.to(self.device)]).float().cpu()
 
     @torch.inference_mode()
     def fine_logits(self, codes: Tensor, where: Tensor, coarse: Tensor, condition: Tensor) -> Tensor:
         """Masked autoencoder, fine: as `coarse_logits` at 1/8, given all coarse codes."""
-        with fast_autocast(self.device):
+        with self._running():
             features = self.fine.features(codes[None].to(self.device), coarse[None].to(self.device), condition)
             return self.fine.head(features.flatten(0, 3)[where.to(self.device)]).float().cpu()
 
     @torch.inference_mode()
     def encode_field(self, field: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """e2: codes of a field (3, X/8, ...) mm where `known` (X/8, ...) bool; (X/32, ...) and (X/8, ...) int64."""
-        with fast_autocast(self.device):
+        with self._running():
             codes = self.non_brain.encode(field[None].to(self.device), known[None, None].float().to(self.device))
         return codes.coarse_codes[0].cpu(), codes.fine_codes[0].cpu()
 
     @torch.inference_mode()
     def decode(self, coarse: Tensor, fine: Tensor, mask: NDArray[np.bool_]) -> Tensor:
         """d2: codes and the brain mask to the field into the atlas, (3, *control_shape()) float32 on the CPU, mm."""
-        with fast_autocast(self.device):
+        with self._running():
             field = self.non_brain.decode(
                 self.non_brain.coarse_quantizer.codes_to_vectors(coarse[None].to(self.device)),
                 self.non_brain.fine_quantizer.codes_to_vectors(fine[None].to(self.device)),
@@ -97,6 +102,21 @@ class HeadModel(nn.Module):
     def paints(self, profile: NDArray[np.float32]) -> Tensor:
         """Palette: a brain's profile to the paints, (len(PAINTS),) float32 on the CPU."""
         return self.palette(torch.from_numpy(profile).to(self.device)[None])[0].float().cpu()
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Fast arithmetic.
+
+        Raises:
+            DeviceError: PyTorch lacks a part of the networks on the device.
+        """
+        try:
+            with fast_autocast(self.device):
+                yield
+        except NotImplementedError as error:
+            raise DeviceError(
+                f"PyTorch {torch.__version__} cannot run the networks on {self.device.type}, use --device cpu"
+            ) from error
 
     def _volume(self, data: NDArray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(data, np.float32)).to(self.device)[None, None]

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpmae.models.precision import full_precision
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3x3 convolutions around which the input passes."""
@@ -41,7 +43,7 @@ class ToCode(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.linear(self.norm(x.permute(0, 2, 3, 4, 1))).float()
-        with torch.autocast(z.device.type, enabled=False):
+        with full_precision(z.device):
             if self.training:
                 self._follow(z.detach().reshape(-1, z.shape[-1]))
             return ((z - self.mean) @ self._whitening()).permute(0, 4, 1, 2, 3)
@@ -54,8 +56,8 @@ class ToCode(nn.Module):
 
     def _whitening(self) -> Tensor:
         """Inverse square root of the covariance; what is nearly constant is not blown up."""
-        values, vectors = torch.linalg.eigh(self.covariance)
-        return (vectors * (values + 1e-3 * values.mean()).rsqrt()) @ vectors.T
+        values, vectors = torch.linalg.eigh(self.covariance.cpu())  # of a few numbers, and mps lacks it
+        return ((vectors * (values + 1e-3 * values.mean()).rsqrt()) @ vectors.T).to(self.covariance.device)
 
 
 def space_to_channels(x: Tensor, factor: int) -> Tensor:

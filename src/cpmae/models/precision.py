@@ -1,16 +1,24 @@
 """Which arithmetic is fast where a network runs."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 
-def fast_autocast(device: torch.device) -> torch.autocast:
+def fast_autocast(device: torch.device) -> AbstractContextManager[object]:
     """bfloat16 on CUDA and on CPUs that compute in it; plain float32 elsewhere.
 
     A CPU without bfloat16 instructions emulates them, several times slower than float32. The same machine always gets
     the same arithmetic, so that a seed gives the same bytes.
     """
     able = device.type == "cuda" or (device.type == "cpu" and _cpu_has_bfloat16())
-    return torch.autocast(device.type, torch.bfloat16, enabled=able)
+    return torch.autocast(device.type, torch.bfloat16) if able else full_precision(device)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Plain float32, whatever is fast around; versions of PyTorch that know no autocast on a device refuse its name."""
+    able = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if able else nullcontext()
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -45,11 +45,6 @@ class FiniteScalarQuantizer(nn.Module):
         return rounded / (self._levels - 1) * 2 - 1, codes
 
     def codes_to_vectors(self, codes: Tensor) -> Tensor:
-        """(B, X, Y, Z) int64 to (B, C, X, Y, Z) float32 in -1..1; the inverse of `vectors_to_codes`."""
+        """(B, X, Y, Z) int64 to the vectors that are rounded to them, (B, C, X, Y, Z) float32 in -1..1."""
         digits = codes.unsqueeze(1) // self._steps % self._levels.long()
         return digits / (self._levels - 1) * 2 - 1
-
-    def vectors_to_codes(self, vectors: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) in -1..1 to (B, X, Y, Z) int64."""
-        digits = ((vectors + 1) / 2 * (self._levels - 1)).round().long()
-        return (digits * self._steps).sum(dim=1)

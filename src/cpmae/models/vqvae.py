@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cpmae.models.field import GRID_SHAPE
 from cpmae.models.layers import Down, ResidualBlock, ToCode, Up, channels_to_space, space_to_channels
+from cpmae.models.precision import full_precision
 from cpmae.models.quantizer import FiniteScalarQuantizer
 
 STEP_MM = 2  # of the voxels that the networks see
@@ -109,7 +110,7 @@ class NonBrainVQVAE(nn.Module):
         """d2. Vectors of both levels and the brain mask (B, 1, X/2, ...) to the field (B, 3, X/8, ...) float32, mm."""
         x = self._context(coarse) + self.from_fine(fine) + self.from_brain(space_to_channels(brain, FINE // STEP_MM))
         x = self.decoder(x).float()
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would tell 15 mm from 15.06 and no finer
+        with full_precision(x.device):  # bfloat16 would tell 15 mm from 15.06 and no finer
             return self.to_field(x) * FIELD_UNIT_MM
 
     def _context(self, coarse: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """One PNG that shows what de-identification did: slices with the brain's outline, and the surface of the head."""
 
-import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from cpmae.errors import OutputError
+from cpmae.io.output import whole_file
 from cpmae.report.surface import HeadSurface, head_surface, render_surface
 from cpmae.volume import Volume, voxel_sizes
 
@@ -39,15 +38,7 @@ def before_after(original: Volume, result: Volume, brain_mask: ArrayLike, path: 
         ValueError: the grids differ, or the mask is empty.
         OutputError: the file cannot be written.
     """
-    _write_sheet([("original", original), ("de-identified", result)], brain_mask, Path(path))
-
-
-def result_only(result: Volume, brain_mask: ArrayLike, path: str | Path) -> None:
-    """Write the lower row of `before_after` alone, to be shared; arguments and errors as there."""
-    _write_sheet([("de-identified", result)], brain_mask, Path(path))
-
-
-def _write_sheet(rows: list[tuple[str, Volume]], brain_mask: ArrayLike, path: Path) -> None:
+    rows, path = [("original", original), ("de-identified", result)], Path(path)
     mask = np.asarray(brain_mask) != 0
     _check_grids([volume for _, volume in rows], mask)
     if not path.parent.is_dir():
@@ -76,7 +67,9 @@ def _write_sheet(rows: list[tuple[str, Volume]], brain_mask: ArrayLike, path: Pa
         line[0].text(-0.03, 0.5, name, transform=line[0].transAxes, rotation=90, va="center", ha="right", **_font())
     for title, axis in zip((*_PLANES, *_VIEWS), axes[0], strict=True):
         axis.set_title(title, pad=4, **_font())
-    _save(canvas, path)
+    with whole_file(path) as file:
+        # None leaves out matplotlib's own entry: the file says nothing of machine, time or software.
+        canvas.print_png(file, metadata={"Software": None})
 
 
 def _font() -> dict[str, object]:
@@ -171,31 +164,3 @@ def _brain_centre(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> NDArr
     spans = [np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != axis))) for axis in range(3)]
     middle = np.array([(span[0] + span[-1]) / 2 for span in spans])
     return affine[:3, :3] @ middle + affine[:3, 3]
-
-
-def _save(canvas: object, path: Path) -> None:
-    """Write under a temporary name in the same folder, then rename: nobody sees half a picture."""
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}; give a folder that exists and is writable"
-        ) from error
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            # None leaves out matplotlib's own entry: the file says nothing of machine, time or software.
-            canvas.print_png(stream, metadata={"Software": None})  # type: ignore[attr-defined]
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -49,30 +49,13 @@ class HeadSurface:
     radius: float
 
 
-def render_head(
-    volume: Volume, view: str = "front", size: tuple[int, int] = (300, 300), threshold: float | None = None
-) -> NDArray[np.uint8]:
-    """Render the outer surface of a head.
+def head_surface(volume: Volume, threshold: float | None = None) -> HeadSurface:
+    """Find the skin of a head.
 
     Args:
         volume: any dtype, orientation and voxel size; larger values are tissue, smaller ones air.
-        view: "front", "left" and "right" (the head's side that is shown), "three-quarter" (from its front left) or
-            "three-quarter right".
-        size: (height, width) in pixels.
         threshold: intensity between air and skin; by default found from the histogram.
-
-    Returns:
-        RGB uint8 (height, width, 3); upright, orthographic, a head filling the frame. All background where the
-        volume is constant.
-
-    Raises:
-        ValueError: unknown view.
     """
-    return render_surface(head_surface(volume, threshold), view, size)
-
-
-def head_surface(volume: Volume, threshold: float | None = None) -> HeadSurface:
-    """Find the skin of a head; see `render_head` for the arguments."""
     data, affine = _about_one_mm(volume)
     is_mask = bool(np.array_equal(data, data.astype(bool)))
     coarse = _block_mean(np.pad(data, [(0, n % 2) for n in data.shape], mode="edge"), (2, 2, 2))
@@ -100,7 +83,20 @@ def head_surface(volume: Volume, threshold: float | None = None) -> HeadSurface:
 
 
 def render_surface(surface: HeadSurface, view: str = "front", size: tuple[int, int] = (300, 300)) -> NDArray[np.uint8]:
-    """Render one view of a surface found by `head_surface`; RGB uint8 (height, width, 3)."""
+    """Render one view of a surface found by `head_surface`.
+
+    Args:
+        view: "front", "left" and "right" (the head's side that is shown), "three-quarter" (from its front left) or
+            "three-quarter right".
+        size: (height, width) in pixels.
+
+    Returns:
+        RGB uint8 (height, width, 3); upright, orthographic, a head filling the frame. All background where the
+        volume is constant.
+
+    Raises:
+        ValueError: unknown view.
+    """
     if view not in _VIEWS:
         raise ValueError(f"unknown view {view!r}; choose one of {', '.join(_VIEWS)}")
     right, up, forward = _camera(*_VIEWS[view])

@@ -62,9 +62,14 @@ def brain_unit(image: Tensor, brain: Tensor) -> Tensor:
     return image[brain].median().clamp(min=0.05)
 
 
-def batches(folder: Path, size: int, seed: int) -> Iterator[Heads]:
-    """Endless batches of random heads."""
-    rng = np.random.default_rng(seed)
+def random_order(seed: int, step: int) -> np.random.Generator:
+    """What draws examples from a step on; another for each, so that a run that goes on does not begin again."""
+    return np.random.default_rng([seed, step] if step else seed)
+
+
+def batches(folder: Path, size: int, seed: int, step: int = 0) -> Iterator[Heads]:
+    """Endless batches of random heads, others from each `step` on."""
+    rng = random_order(seed, step)
     paths = head_files(folder)
     while True:
         yield to_batch([load_head(paths[i]) for i in rng.integers(len(paths), size=size)], rng)

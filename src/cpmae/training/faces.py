@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae import canonical
+from cpmae.depth import distance as distance  # of two reliefs
 
 # the face as seen from the front, canonical mm: between the outer corners of the eyes, from the brow to the chin
 _X_MM, _Z_MM = (-50, 50), (-110, -14)
@@ -26,9 +27,3 @@ def relief(solid: NDArray[np.bool_]) -> NDArray[np.float32]:
     """
     depth = solid.shape[1] - 1 - np.argmax(solid[:, ::-1], axis=1)
     return np.where(solid.any(axis=1), depth, np.nan).astype(np.float32)
-
-
-def distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Mean distance of two reliefs along the line of sight, mm, after the shift in depth that brings them closest."""
-    difference = (a - b)[np.isfinite(a) & np.isfinite(b)]
-    return float(np.abs(difference - np.median(difference)).mean())

@@ -53,24 +53,26 @@ def make_fabric(accelerator: str = "auto", devices: int = 1, precision: Any = "b
 def train(
     fabric: Fabric,
     model: nn.Module,
-    batches: Iterator[object],
+    batches: Callable[[int], Iterator[object]],
     folder: Path,
     settings: LoopSettings,
-    on_checkpoint: Callable[[nn.Module, int], None] | None = None,
 ) -> nn.Module:
     """Train `model` on the sum of its losses and return the average of its weights over time.
 
     Args:
         model: its forward takes a batch and returns named losses; those whose name starts with "_" are logged, not
             summed.
-        batches: endless.
+        batches: from the step at which training goes on to an endless stream, which should be another for each.
         folder: gets `checkpoint.pt`, from which a later call goes on, and `losses.csv`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     average = deepcopy(model).requires_grad_(False).to(fabric.device)
+    # 16-mixed scales gradients up: a fused step takes that off only after they are clipped, and where they overflow
+    # the scaler leaves a step out
+    scaled = fabric.strategy.precision.precision == "16-mixed"
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=not scaled
     )
     wrapped, optimizer = fabric.setup(model, optimizer)
     step = 0
@@ -79,6 +81,7 @@ def train(
         state = fabric.load(checkpoint, {"model": wrapped, "optimizer": optimizer})
         average.load_state_dict(state["average"])
         step = state["step"]
+    stream = batches(step)
     log = _Log(folder / "losses.csv", fabric, settings.log_every)
     saved = time.monotonic()
 
@@ -89,15 +92,13 @@ def train(
         fabric.barrier()
         if fabric.global_rank == 0:
             partial.replace(checkpoint)
-            if on_checkpoint is not None:
-                on_checkpoint(average, step)
 
     while step < settings.steps:
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * _schedule(step, settings)
-        found: Losses = wrapped(fabric.to_device(next(batches)))
+        found: Losses = wrapped(fabric.to_device(next(stream)))
         fabric.backward(torch.stack([value for name, value in found.items() if not name.startswith("_")]).sum())
-        fabric.clip_gradients(wrapped, optimizer, max_norm=1.0)
+        fabric.clip_gradients(wrapped, optimizer, max_norm=1.0, error_if_nonfinite=not scaled)
         optimizer.step()
         optimizer.zero_grad()
         step += 1

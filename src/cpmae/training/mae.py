@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpmae.io.output import whole_file
 from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig, known_coarse
 from cpmae.models.precision import fast_autocast
 from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.vqvae import FINE, STEP_MM, BrainVQVAE, NonBrainVQVAE, VQVAEConfig
-from cpmae.training.data import brain_scan
+from cpmae.training.data import brain_scan, random_order
 
 FINE_EVERY = 4  # steps
 
@@ -54,14 +55,15 @@ def encode(image: Tensor, brain: Tensor, field: Tensor, known: Tensor, e1: Brain
 
 
 def save_codes(path: Path, codes: HeadCodes) -> None:
-    np.savez_compressed(
-        path,
-        brain=codes.brain.numpy().astype(np.uint16),
-        share=np.round(codes.share.numpy() * 255).astype(np.uint8),
-        coarse=codes.coarse.numpy().astype(np.uint16),
-        fine=codes.fine.numpy().astype(np.uint16),
-        known=codes.known.numpy(),
-    )
+    with whole_file(path) as file:
+        np.savez_compressed(
+            file,
+            brain=codes.brain.numpy().astype(np.uint16),
+            share=np.round(codes.share.numpy() * 255).astype(np.uint8),
+            coarse=codes.coarse.numpy().astype(np.uint16),
+            fine=codes.fine.numpy().astype(np.uint16),
+            known=codes.known.numpy(),
+        )
 
 
 def load_codes(path: Path) -> HeadCodes:
@@ -75,12 +77,12 @@ def load_codes(path: Path) -> HeadCodes:
         )
 
 
-def batches(folder: Path, size: int, seed: int) -> Iterator[HeadCodes]:
-    """Endless batches of the codes in a folder, all kept in memory (0.2 MB a head)."""
+def batches(folder: Path, size: int, seed: int, step: int = 0) -> Iterator[HeadCodes]:
+    """Endless batches of the codes in a folder, all kept in memory (0.2 MB a head); others from each `step` on."""
     heads = [load_codes(path) for path in sorted(folder.glob("*.npz"))]
     if not heads:
         raise FileNotFoundError(f"no codes (*.npz) in {folder}")
-    rng = np.random.default_rng(seed)
+    rng = random_order(seed, step)
     while True:
         chosen = [heads[i] for i in rng.integers(len(heads), size=size)]
         yield HeadCodes(*(torch.stack([getattr(c, n) for c in chosen]) for n in HeadCodes.__annotations__))

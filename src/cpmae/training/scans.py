@@ -19,21 +19,23 @@ from cpmae.canonical import Conformed
 from cpmae.errors import CpmaeError
 from cpmae.generate import paints_for
 from cpmae.io import nifti
+from cpmae.io.output import whole_file
 from cpmae.models.head import HeadModel
 from cpmae.models.vqvae import FINE, MAX_INTENSITY, STEP_MM
 from cpmae.registration import fit_atlas
-from cpmae.training.data import Heads
+from cpmae.training.data import Heads, random_order
 
 log = logging.getLogger(__name__)
 
 
-def prepare_scans(source: Path, folder: Path, model: HeadModel, extractor: str = "deepbet") -> int:
+def prepare_scans(source: Path, folder: Path, model: HeadModel, part: int = 0, parts: int = 1) -> None:
     """Fit the model's atlas to every head under `source`, one .npz each in `folder`; what is there already stays.
 
-    Files that are no head scans are logged and left out. Returns the number of examples.
+    Files that are no head scans are logged and left out. Of several `parts`, which processes do side by side, this is
+    one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted([*source.rglob("*.nii"), *source.rglob("*.nii.gz")]):
+    for path in sorted([*source.rglob("*.nii"), *source.rglob("*.nii.gz")])[part::parts]:
         name = "_".join(path.relative_to(source).parts)  # scans of several people often have one name
         target = folder / (name.removesuffix(".gz").removesuffix(".nii") + ".npz")
         if target.exists():
@@ -42,7 +44,7 @@ def prepare_scans(source: Path, folder: Path, model: HeadModel, extractor: str =
             scan = nifti.read(path)
             volume = scan.scaled()
             nifti.check_is_scan(volume, path.name)
-            mask = brain.extract_brain(volume, extractor)
+            mask = brain.extract_brain(volume)
             brain.check_brain_mask(mask, scan.affine)
         except CpmaeError as error:
             log.warning("%s is left out: %s", path, error)
@@ -54,12 +56,9 @@ def prepare_scans(source: Path, folder: Path, model: HeadModel, extractor: str =
         known = whole.mask & (inner.mask | (whole.data != 0))
         paints = paints_for(model, inner)
         field = fit_atlas(model.atlas.cpu(), paints, Conformed(whole.data, known), inner)
-        partial = target.with_suffix(".partial.npz")
-        np.savez_compressed(
-            partial, image=inner.data.astype(np.float16), brain=inner.mask, field=field.numpy(), known=known
-        )
-        partial.replace(target)
-    return len(list(folder.glob("*.npz")))
+        image = inner.data.astype(np.float16)
+        with whole_file(target) as file:
+            np.savez_compressed(file, image=image, brain=inner.mask, field=field.numpy(), known=known)
 
 
 def load_prepared(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -75,9 +74,9 @@ def load_prepared(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return image, brain_mask, torch.from_numpy(file["field"]), blocks
 
 
-def scan_batches(folder: Path, size: int, seed: int) -> Iterator[Heads]:
-    """Endless batches of random prepared scans."""
-    rng = np.random.default_rng(seed)
+def scan_batches(folder: Path, size: int, seed: int, step: int = 0) -> Iterator[Heads]:
+    """Endless batches of random prepared scans, others from each `step` on."""
+    rng = random_order(seed, step)
     paths = sorted(folder.glob("*.npz"))
     if not paths:
         raise FileNotFoundError(f"no prepared scans (*.npz) in {folder}")

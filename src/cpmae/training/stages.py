@@ -4,8 +4,11 @@ synth: label maps to a population and a folder of heads drawn from it. vqvae: he
 those and the same examples to a weight file.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from cpmae.errors import SettingsError
+from cpmae.io.output import whole_file
 from cpmae.models import checkpoint
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.training import anatomy, data, groupwise, loop, mae, palette, population, scans, synth
@@ -20,6 +25,7 @@ from cpmae.training.loop import LoopSettings
 from cpmae.training.vqvae import VQVAEs
 
 POPULATION = "population.npz"
+MADE_FROM = "made-from.json"  # in run folders
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,31 @@ class Hardware:
     accelerator: str = "auto"
     devices: int = 1
     precision: str = "bf16-mixed"
+
+
+def begin(run: Path, writes: bool, **made_from: str) -> None:
+    """Note what a run folder is made from; every process asks, and one of them writes.
+
+    Raises:
+        SettingsError: if it was made from something else, and so are the codes, prepared scans and checkpoint in it.
+    """
+    noted = run / MADE_FROM
+    if noted.exists():
+        before = json.loads(noted.read_text())
+        if changed := [name for name, digest in made_from.items() if before.get(name, digest) != digest]:
+            raise SettingsError(f"{run} was begun with {' and '.join(changed)} that have changed, give another folder")
+    if writes:
+        run.mkdir(parents=True, exist_ok=True)
+        with whole_file(noted) as file:
+            file.write(json.dumps(made_from).encode())
+
+
+def digest_of(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of named tensors."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        sha.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def make_population(
@@ -82,9 +113,12 @@ def train_vqvaes(
     Args:
         examples: a folder of `make_population`, or of NIfTI scans or a BIDS data set, which then start from `weights`.
         run: gets checkpoints, `losses.csv` and, for scans, what they were prepared to.
-        palette_scans: simulated scans that the palette learns from.
+        palette_scans: simulated scans that the palette learns from, when it is not there yet.
         weights: a weight file whose palette, atlas and encoders training on scans starts from; the package's own if
             None.
+
+    Raises:
+        SettingsError: if `run` has scans that were prepared with other weights.
     """
     fabric = loop.make_fabric(hardware.accelerator, hardware.devices, hardware.precision)
     torch.manual_seed(seed)
@@ -93,26 +127,31 @@ def train_vqvaes(
         config, colours = HeadConfig(), None
         atlas = torch.from_numpy(population.Population.load(examples / POPULATION).atlas)
         model = VQVAEs(config.vqvae)
-        stream = data.batches(examples, batch, seed * 1000 + fabric.global_rank)
+        stream = partial(data.batches, examples)
     else:
         start = checkpoint.load(weights)
-        config, colours, atlas = start.config, start.palette, start.atlas
+        begin(run, fabric.global_rank == 0, weights=start.sha256)
+        config, colours, atlas = start.config, start.palette.state_dict(), start.atlas
         model = VQVAEs(config.vqvae)
         model.brain.load_state_dict(start.brain.state_dict(), strict=False)  # d1 is in no weight file
         model.non_brain.load_state_dict(start.non_brain.state_dict())
-        if fabric.global_rank == 0:
-            scans.prepare_scans(examples, run / "prepared", start)
+        scans.prepare_scans(examples, run / "prepared", start, fabric.global_rank, fabric.world_size)
         fabric.barrier()
-        stream = scans.scan_batches(run / "prepared", batch, seed * 1000 + fabric.global_rank)
+        stream = partial(scans.scan_batches, run / "prepared")
+    stream = partial(stream, batch, seed * 1000 + fabric.global_rank)
     # averaged weights do not fit the codes' statistics, which are those of the last ones: fields came back 1.9 mm off
     # from an average over 500 steps, and 0.8 mm off from the last weights of the same run
     average = loop.train(fabric, model, stream, run, replace(settings, average=0.0))
     target = run / "vqvae.pt"
     if fabric.global_rank == 0:
-        if colours is None:
-            colours, _ = palette.train_palette(*palette.simulate(examples, palette_scans, seed))
-        state = {"vqvae": average.state_dict(), "palette": colours.state_dict(), "atlas": atlas}
-        torch.save(state | {"config": asdict(config)}, target)
+        if colours is None and target.exists():  # the palette does not depend on how long the others are trained
+            colours = torch.load(target, weights_only=True)["palette"]
+        elif colours is None:
+            colours = palette.train_palette(*palette.simulate(examples, palette_scans, seed))[0].state_dict()
+        state = {"vqvae": average.state_dict(), "palette": colours, "atlas": atlas}
+        state |= {"config": asdict(config)} | ({} if drawn else {"trained_on": "scans"})
+        torch.save(state, target.with_suffix(".partial"))
+        target.with_suffix(".partial").replace(target)
     fabric.barrier()
     return target
 
@@ -128,10 +167,15 @@ def train_mae(
     seed: int,
     about: dict[str, Any],
 ) -> None:
-    """Stage three: the masked autoencoder on the codes of the examples, and the weight file `out` with everything."""
+    """Stage three: the masked autoencoder on the codes of the examples, and the weight file `out` with everything.
+
+    Raises:
+        SettingsError: if `run` has codes of another VQ-VAE than that of `vqvae_run`.
+    """
     fabric = loop.make_fabric(hardware.accelerator, hardware.devices, hardware.precision)
     torch.manual_seed(seed)
     state = torch.load(vqvae_run / "vqvae.pt", weights_only=True)
+    begin(run, fabric.global_rank == 0, vqvae=digest_of(state["vqvae"]))
     config = checkpoint.config_from(state["config"])
     vqvaes = VQVAEs(config.vqvae)
     vqvaes.load_state_dict(state["vqvae"])
@@ -154,11 +198,12 @@ def train_mae(
             found = mae.encode(*scans.load_prepared(path), vqvaes.brain, vqvaes.non_brain)
         mae.save_codes(target, found)
     fabric.barrier()
-    stream = mae.batches(codes, batch, seed * 1000 + fabric.global_rank)
+    stream = partial(mae.batches, codes, batch, seed * 1000 + fabric.global_rank)
     prior = loop.train(fabric, mae.MaskedAutoencoder(config.mae, config.vqvae), stream, run, settings)
     assert isinstance(prior, mae.MaskedAutoencoder)
     if fabric.global_rank == 0:
-        export(out, config, vqvaes, prior, state, about)
+        private = not drawn or state.get("trained_on") == "scans"
+        export(out, config, vqvaes, prior, state, about | ({"trained_on": "scans"} if private else {}))
     fabric.barrier()
 
 

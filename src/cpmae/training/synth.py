@@ -64,7 +64,6 @@ class SynthHead:
     clean: Tensor  # float32, before bias and noise
     tissue: Tensor  # int64, index of TISSUES, everywhere
     brain: Tensor  # bool, the brain mask
-    in_view: Tensor  # bool, False where nothing is known
     paints: Tensor  # (len(PAINTS),) float32
 
 
@@ -74,7 +73,6 @@ def scan(values: NDArray[np.uint8], rng: np.random.Generator, mask_jitter: float
     structure = torch.from_numpy(values & anatomy.STRUCTURE).long()
     tissue = torch.from_numpy(anatomy.outside_tissue())[structure].long()
     brain = torch.from_numpy((values & anatomy.IN_BRAIN_MASK) > 0)
-    in_view = torch.from_numpy((values & anatomy.OUT_OF_VIEW) == 0)
     if rng.random() < mask_jitter:  # extractors differ in how much CSF they take along
         grown = F.max_pool3d((brain if rng.random() < 0.6 else ~brain).float()[None], 3, 1, 1)[0] > 0
         brain = grown if bool(grown[brain].all()) else ~grown
@@ -88,7 +86,7 @@ def scan(values: NDArray[np.uint8], rng: np.random.Generator, mask_jitter: float
     sigma = float(rng.uniform(0.005, 0.05))
     noise = torch.randn((2, *values.shape), generator=generator) * sigma
     image = torch.sqrt((clean * bias + noise[0]) ** 2 + noise[1] ** 2).float()
-    return SynthHead(image, clean, tissue, brain, in_view, paints)
+    return SynthHead(image, clean, tissue, brain, paints)
 
 
 def _texture(tissue: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,11 @@
-"""Align the training heads to each other by their brains and average them: the template that `canonical.align` uses."""
+"""Make the template brain of `canonical.align`: the mean of the brain masks of label maps aligned to each other.
 
+python tools/make_template.py LABEL_MAPS src/cpmae/weights/template.npz
+
+LABEL_MAPS is a folder of SynthSeg's; the packaged template comes from all 16 whole heads.
+"""
+
+import argparse
 from pathlib import Path
 
 import nibabel as nib
@@ -43,3 +49,15 @@ def build_template(label_maps: list[Path], rounds: int = 4) -> NDArray[np.uint8]
         # point i lies at 4 i - 96 mm: 24 is the mid-plane, 48 - i the mirror of i, and 0, which has none, is air
         mean[1:] = (mean[1:] + mean[1:][::-1]) / 2
     return np.round(mean * 255).astype(np.uint8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("label_maps", type=Path)
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    np.savez_compressed(arguments.out, brain=build_template(sorted(arguments.label_maps.glob("*.nii*"))))
+
+
+if __name__ == "__main__":
+    main()

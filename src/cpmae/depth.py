@@ -1,0 +1,21 @@
+"""How far two surfaces are apart that are given by their depth along the same lines of sight."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def distance(a: NDArray[np.float32], b: NDArray[np.float32], most: float = np.inf) -> float:
+    """Mean distance along the lines of sight, mm, after the shift in depth that brings the two closest.
+
+    Args:
+        a, b: depth maps of one shape, mm; NaN where there is no surface.
+        most: what any line of sight counts at most, mm.
+
+    Returns:
+        inf where the two share no surface.
+    """
+    difference = a - b
+    difference = difference[np.isfinite(difference)]
+    if not difference.size:
+        return float("inf")
+    return float(np.minimum(np.abs(difference - np.median(difference)), most).mean())
