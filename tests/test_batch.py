@@ -251,14 +251,15 @@ def test_fifty_kills(root: Path, system_temporary: Path, seed: int) -> None:
     kill_at_random(root, system_temporary, kills=50, jobs=30, seed=seed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_batch_that_is_told_to_stop_leaves_nothing_begun(root: Path, system_temporary: Path, number: int) -> None:
     command = [sys.executable, batch_work.__file__, str(root), "200", "2"]
     heard = partial(signal.signal, number, signal.SIG_DFL)  # a test run in the background ignores SIGINT
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=heard)
     while not (root / "calls").exists() or not calls(root, "ends"):
         time.sleep(0.02)
-    os.kill(process.pid, number)
+    tell = os.killpg if number == signal.SIGHUP else os.kill  # a terminal that closes tells all
+    tell(process.pid, number)
     assert process.wait(20) != 0
     hidden = [p.name for p in (root / "out").iterdir() if p.name.startswith(".")]
     assert hidden == [".cpmae"] and list(system_temporary.iterdir()) == []

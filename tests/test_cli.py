@@ -281,10 +281,10 @@ def test_bad_weights(folder: Path, weights: Path, case: str) -> None:
     assert_refused(run(*start, "--weights", weights), folder, before, *words)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_in_the_middle_leaves_nothing(folder: Path, number: int, code: int) -> None:
     started = folder / "started"
-    tool = f"command:sh -c 'touch {started}; sleep 600' {{input}} {{mask}}"
+    tool = f"command:sh -c 'echo $$ > {started}.new; mv {started}.new {started}; sleep 600' {{input}} {{mask}}"
     command = [sys.executable, "-m", "cpmae", "deidentify", "scan.nii", "out.nii", "--brain-extractor", tool]
     before = contents(folder)
     heard = partial(signal.signal, number, signal.SIG_DFL)  # a test run in the background ignores SIGINT
@@ -300,8 +300,28 @@ def test_a_signal_in_the_middle_leaves_nothing(folder: Path, number: int, code: 
         _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert b"Traceback" not in errors
+    with pytest.raises(ProcessLookupError):  # the tool ended too
+        os.kill(int(started.read_text()), 0)
     started.unlink()
     assert contents(folder) == before
+
+
+def test_a_second_signal_does_not_disturb_the_cleaning_and_nohup_is_heeded() -> None:
+    code = """
+import os, signal, sys
+from cpmae.stopping import exit_on_signals
+exit_on_signals()
+assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == (sys.argv[1] == "nohup")
+try:
+    os.kill(os.getpid(), signal.SIGHUP)
+finally:
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("cleaned", flush=True)
+"""
+    for how, heard, expected in (("terminal", signal.SIG_DFL, 129), ("nohup", signal.SIG_IGN, 0)):
+        start = partial(signal.signal, signal.SIGHUP, heard)
+        ran = subprocess.run([sys.executable, "-c", code, how], preexec_fn=start, capture_output=True, text=True)
+        assert (ran.returncode, ran.stdout) == (expected, "cleaned\n"), ran.stderr
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SystemExit(143), KeyboardInterrupt()])
