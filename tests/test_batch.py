@@ -76,6 +76,18 @@ def test_all_are_done_each_once_and_nothing_else_is_left(root: Path, system_temp
     assert records.all()[0]["account"] == {"threads": str(max(1, len(os.sched_getaffinity(0)) // 2))}
 
 
+@pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+def test_the_user_says_with_how_many_threads_workers_compute(
+    root: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    wanted = max(1, len(os.sched_getaffinity(0)) // 2) + 1  # not what two workers would get
+    monkeypatch.setenv(variable, str(wanted))
+    _, records = batch(root, [job(root, "a", "counts threads")], 2)
+    assert records.all()[0]["account"] == {"threads": wanted}
+
+
 def test_a_second_run_does_what_is_missing_changed_or_of_other_settings(root: Path) -> None:
     names = ["kept", "removed", "cut", "other"]
     jobs = [job(root, n) for n in names]
@@ -184,6 +196,16 @@ def test_a_folder_of_another_host_counts_as_dead_only_when_long_untouched(root: 
     assert lease.remove_dead(root, ".x-") == []
     os.utime(root / ".x-2", (long_ago, long_ago))
     assert lease.remove_dead(root, ".x-") == [root / ".x-2"]
+
+
+def test_a_link_that_somebody_put_there_is_left_alone_and_stops_nothing(root: Path) -> None:
+    (root / "mine").mkdir()
+    (root / "mine" / "thesis.txt").touch()
+    long_ago = time.time() - lease.DEAD_AFTER_S - 10
+    os.utime(root / "mine", (long_ago, long_ago))
+    (root / ".x-1").symlink_to(root / "mine")
+    assert lease.remove_dead(root, ".x-") == []
+    assert (root / ".x-1").is_symlink() and (root / "mine" / "thesis.txt").exists()
 
 
 def test_two_batches_fill_one_folder_at_the_same_time(root: Path) -> None:

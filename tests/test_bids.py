@@ -300,6 +300,16 @@ def test_the_same_settings_do_nothing_again_and_others_do_all(source: tuple, raw
     assert done() == 0
 
 
+def test_a_scan_is_done_again_when_one_that_lends_it_a_mask_changed(source: tuple, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(source[0], root)
+    assert participant(root, tmp_path / "out") == {"done": COUNT}
+    os.utime(root / S / "fmap" / "sub-01_ses-1_magnitude1.nii.gz", (2, 2))  # which magnitude2 and phasediff follow
+    assert participant(root, tmp_path / "out") == {"done": 3, "skipped": COUNT - 3}
+    os.utime(root / S / "anat" / "sub-01_ses-1_T1w.nii.gz", (2, 2))
+    assert participant(root, tmp_path / "out") == {"done": COUNT}
+
+
 def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"secret")
     with pytest.raises(SettingsError, match="6 bytes.*at least 16"):

@@ -79,6 +79,8 @@ def test_unknown_columns_go_unless_they_are_asked_for() -> None:
     assert columns == ["participant_id", "group", "sex"]
     assert table == "participant_id\tgroup\tsex\nsub-1\tcontrol\tF\nsub-2\tn/a\tn/a\n"
     assert metadata_tsv.rows_of(table, "participant_id", {"sub-2"}).splitlines()[1:] == ["sub-2\tn/a\tn/a"]
+    uneven = "name\tparticipant_id\nx\tsub-1\na\u0085b\u2028c\tsub-2\nshort\n\n"
+    assert metadata_tsv.rows_of(uneven, "participant_id", {"sub-2"}) == "name\tparticipant_id\na\u0085b\u2028c\tsub-2\n"
     about = {"group": {"Description": "of the study", "Contact": "Doe"}, "name": {"Description": "Doe"}, "sex": "Doe"}
     assert metadata_tsv.clean_description(about, columns) == {"group": {"Description": "of the study"}}
     assert metadata_tsv.clean("", "events") == ("\n", [])

@@ -123,8 +123,11 @@ def _cores() -> int:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Processes that start in the block compute with `count` threads, unless the user said otherwise."""
-    mine = {name: str(count) for name in _THREADS if name not in os.environ}
+    """Processes that start in the block compute with `count` threads, unless the user said otherwise.
+
+    One variable of the user is enough to leave all alone: torch takes MKL's number before OpenMP's.
+    """
+    mine = {} if any(name in os.environ for name in _THREADS) else dict.fromkeys(_THREADS, str(count))
     os.environ.update(mine)
     try:
         yield
