@@ -293,6 +293,7 @@ def folder(tmp_path: Path) -> Path:
         ("file", ("--overwrite",), "file is a file and the input a folder"),
         ("full", (), "full is not empty"),
         ("foreign", ("--overwrite",), "holds thesis.pdf, which is no result"),
+        ("full", ("--overwrite",), "holds other.dcm, which is no result"),  # somebody's originals
         ("out", ("--picture", "p.jpg"), "p.jpg does not end in .png"),
         ("out", ("--save-brain-mask", "m.txt"), "m.txt does not end in .nii"),
         ("out", ("--brain-mask", "none.nii"), "none.nii does not exist"),
