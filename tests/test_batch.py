@@ -21,9 +21,9 @@ from batch_work import ORIGINAL, PREFIX, batch, content, job
 
 from cpmae import progress
 from cpmae.batch import cluster, lease, temporary
-from cpmae.batch.engine import TRIES, run
-from cpmae.batch.records import Outcome, Records
-from cpmae.errors import ClusterError, MissingExtraError
+from cpmae.batch.engine import TRIES, attempt, run
+from cpmae.batch.records import Job, Outcome, Records
+from cpmae.errors import ClusterError, MissingExtraError, ScanError
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +117,45 @@ def test_a_failing_scan_is_recorded_with_its_reason_and_stops_nobody(root: Path)
     assert "Doe" not in text and "Traceback" not in text and str(root) not in text
     counts, _ = batch(root, [job(root, n, "well") for n in hows], 1)  # what failed is tried again
     assert counts == {"skipped": 2, "done": 2}
+
+
+REASONS = {
+    "/data/in/sub-1/x.nii is cut off": "sub-1/x.nii is cut off",
+    "/data/in is no folder": ". is no folder",
+    "no space in /data/in": "no space in .",
+    "/data/input-of-smith/a is cut off": "a is cut off",
+    "/home/Jane Doe/fsl/etc/x is missing": "x is missing",
+    "'/home/Doe, Jane/O'Brien/my bet' failed, see /data/in/log": "'my bet' failed, see log",
+    "the command '/home/doe/bet {input}' of /usr/x lacks {mask}": "the command 'bet {input}' of x lacks {mask}",
+    "it is command:/home/doe/bet, see https://x.org/a/b": "it is command:bet, see https://x.org/a/b",
+    "a scan/mask of 1/2": "a scan/mask of 1/2",
+}
+
+
+@pytest.mark.parametrize("said", REASONS)
+def test_records_tell_nobodys_folders(root: Path, said: str) -> None:
+    def work(task: object, staging: Path) -> tuple[list[Path], dict[str, object]]:
+        if task == "fails":
+            raise ScanError(said)
+        return [], {"warnings": [said]}
+
+    records = Records(root, root)
+    for task in ("fails", "goes well"):
+        attempt(work, Job(task, task, "settings"), records, root, [Path("/data/in")])
+    failed, well = records.all()
+    assert failed["reason"] == REASONS[said] and well["account"] == {"warnings": [REASONS[said]]}
+
+
+def test_what_a_program_said_is_for_the_terminal_alone(root: Path) -> None:
+    def work(task: object, staging: Path) -> tuple[list[Path], dict[str, object]]:
+        error = ScanError("the program failed")
+        error.add_note("it said: Jane Doe has no licence")
+        raise error
+
+    records = Records(root, root)
+    outcome = attempt(work, Job("a", None, "settings"), records, root)
+    assert outcome.traceback == "it said: Jane Doe has no licence"
+    assert "Doe" not in records.path("a").read_text()
 
 
 def test_a_scan_whose_worker_dies_is_done_again(root: Path) -> None:

@@ -178,6 +178,8 @@ def test_a_missing_mask_and_an_unknown_extractor(folder: Path) -> None:
     assert_refused(run(*start, "--brain-mask", folder / "no.nii"), folder, before, "no.nii", "does not exist")
     assert_refused(run(*start, "--brain-extractor", "bet"), folder, before, "'bet'", "deepbet, robex, hd-bet")
     assert_refused(run(*start, "--brain-extractor", "command:bet {input}"), folder, before, "bet {input}", "{mask}")
+    tool = "command:sh -c 'echo no licence; exit 3' {input} {mask}"
+    assert_refused(run(*start, "--brain-extractor", tool), folder, before, "exit code 3", "it said: no licence")
 
 
 BAD_OUTPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -18,7 +18,7 @@ from cpmae import __version__
 from cpmae.cli_bids import BidsCommand, bids
 from cpmae.cli_evaluate import evaluate
 from cpmae.cli_train import train
-from cpmae.errors import CpmaeError
+from cpmae.errors import CpmaeError, with_notes
 from cpmae.stopping import exit_on_signals
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class _Sentences(TyperGroup):
         try:
             return super().invoke(ctx)
         except CpmaeError as error:
-            typer.echo(f"cpmae: {error}", err=True)
+            typer.echo(f"cpmae: {with_notes(error)}", err=True)
             raise typer.Exit(1) from error
 
 

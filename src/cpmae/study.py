@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cpmae import __version__
 from cpmae.brain import extract_brain
-from cpmae.errors import CpmaeError, OutputError, ScanError
+from cpmae.errors import CpmaeError, OutputError, ScanError, with_notes
 from cpmae.io import dicom, dicom_pixels, dicom_scan, nifti
 from cpmae.io.dicom import Left, Series, t1w_score
 from cpmae.io.dicom_volumes import Stack, frames_of, no_volume, stacks_of
@@ -218,7 +218,7 @@ def _all_series(
         except CpmaeError as error:
             if isinstance(error, OutputError):
                 raise
-            failed.append(Left(series.name, len(series.instances), str(error)))
+            failed.append(Left(series.name, len(series.instances), with_notes(error)))
             if (tree / places[series.uid]).exists():
                 shutil.rmtree(tree / places[series.uid])  # what was written before the error
             continue
