@@ -161,6 +161,15 @@ def test_sidecars_are_merged_cleaned_and_marked(derivative: Path, raw: Path) -> 
     ]
 
 
+def test_a_task_that_names_the_patient_gets_its_label(source: tuple, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(source[0], root)
+    bids_data.text(root / "task-rest_bold.json", {"TaskName": "Rest of Jane", "PatientName": "Doe^Jane"})
+    scans = [scan for scan in bids.find(root).scans if scan.name.suffix == "bold"]
+    app.participant(bids.find(root), scans, tmp_path / "out", Settings(), tell=lambda *e: None, work=bids_data.work)
+    assert load(tmp_path / "out" / f"{S}/func/sub-01_ses-1_task-rest_desc-deid_bold.json")["TaskName"] == "rest"
+
+
 def test_the_readme_says_what_was_replaced(source: tuple, derivative: Path, tmp_path: Path) -> None:
     assert "everything outside the brain" in (derivative / "README").read_text()
     participant(source[0], tmp_path / "out", options=Options(region="face"))
