@@ -220,7 +220,7 @@ def test_echoes_a_missing_slice_slopes_by_slice_and_kept_metadata(tmp_path: Path
             SeriesInstanceUID=series,
         )
         paths[33].unlink()
-    out = tmp_path / "out" / "old.dcm"
+    out = tmp_path / "out" / "study-02" / "series-001" / "0001.dcm"  # of an earlier result
     dp.put(out, secondary_capture())
     options = ("--metadata", "keep", "--overwrite", "--brain-mask", mask_file(tmp_path))
     ran = run("deidentify", tmp_path / "in", tmp_path / "out", *options)
