@@ -20,6 +20,7 @@ from cpmae.batch.local import LocalWorkers
 from cpmae.batch.records import Job, Outcome, Records
 from cpmae.errors import ScanError
 from cpmae.io.together import write_together
+from cpmae.stopping import exit_on_signals
 
 ORIGINAL = b"voxels of the original"
 PREFIX = ".cpmae-run-"
@@ -75,6 +76,10 @@ def work(task: dict[str, Any], staging: Path) -> tuple[Sequence[Path], dict[str,
         write_together(writers, staging)
     with open(root / "calls", "a") as calls:
         calls.write(f"{name} ends\n")
+    if how == "counts threads":
+        import torch
+
+        return paths, {"threads": torch.get_num_threads()}
     return paths, {"threads": os.environ.get("OMP_NUM_THREADS")}
 
 
@@ -97,7 +102,7 @@ def batch(
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # as the command line does
+    exit_on_signals()  # as the command line does
     where, many, workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     kind = sys.argv[4] if len(sys.argv) > 4 else "scan"
     counts, _ = batch(where, [job(where, f"{kind}-{i}", "slowly") for i in range(many)], workers)

@@ -21,9 +21,9 @@ from batch_work import ORIGINAL, PREFIX, batch, content, job
 
 from cpmae import progress
 from cpmae.batch import cluster, lease, temporary
-from cpmae.batch.engine import TRIES, run
-from cpmae.batch.records import Outcome, Records
-from cpmae.errors import ClusterError, MissingExtraError
+from cpmae.batch.engine import TRIES, attempt, run
+from cpmae.batch.records import Job, Outcome, Records
+from cpmae.errors import ClusterError, MissingExtraError, ScanError
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +76,18 @@ def test_all_are_done_each_once_and_nothing_else_is_left(root: Path, system_temp
     assert records.all()[0]["account"] == {"threads": str(max(1, len(os.sched_getaffinity(0)) // 2))}
 
 
+@pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+def test_the_user_says_with_how_many_threads_workers_compute(
+    root: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    wanted = max(1, len(os.sched_getaffinity(0)) // 2) + 1  # not what two workers would get
+    monkeypatch.setenv(variable, str(wanted))
+    _, records = batch(root, [job(root, "a", "counts threads")], 2)
+    assert records.all()[0]["account"] == {"threads": wanted}
+
+
 def test_a_second_run_does_what_is_missing_changed_or_of_other_settings(root: Path) -> None:
     names = ["kept", "removed", "cut", "other"]
     jobs = [job(root, n) for n in names]
@@ -105,6 +117,45 @@ def test_a_failing_scan_is_recorded_with_its_reason_and_stops_nobody(root: Path)
     assert "Doe" not in text and "Traceback" not in text and str(root) not in text
     counts, _ = batch(root, [job(root, n, "well") for n in hows], 1)  # what failed is tried again
     assert counts == {"skipped": 2, "done": 2}
+
+
+REASONS = {
+    "/data/in/sub-1/x.nii is cut off": "sub-1/x.nii is cut off",
+    "/data/in is no folder": ". is no folder",
+    "no space in /data/in": "no space in .",
+    "/data/input-of-smith/a is cut off": "a is cut off",
+    "/home/Jane Doe/fsl/etc/x is missing": "x is missing",
+    "'/home/Doe, Jane/O'Brien/my bet' failed, see /data/in/log": "'my bet' failed, see log",
+    "the command '/home/doe/bet {input}' of /usr/x lacks {mask}": "the command 'bet {input}' of x lacks {mask}",
+    "it is command:/home/doe/bet, see https://x.org/a/b": "it is command:bet, see https://x.org/a/b",
+    "a scan/mask of 1/2": "a scan/mask of 1/2",
+}
+
+
+@pytest.mark.parametrize("said", REASONS)
+def test_records_tell_nobodys_folders(root: Path, said: str) -> None:
+    def work(task: object, staging: Path) -> tuple[list[Path], dict[str, object]]:
+        if task == "fails":
+            raise ScanError(said)
+        return [], {"warnings": [said]}
+
+    records = Records(root, root)
+    for task in ("fails", "goes well"):
+        attempt(work, Job(task, task, "settings"), records, root, [Path("/data/in")])
+    failed, well = records.all()
+    assert failed["reason"] == REASONS[said] and well["account"] == {"warnings": [REASONS[said]]}
+
+
+def test_what_a_program_said_is_for_the_terminal_alone(root: Path) -> None:
+    def work(task: object, staging: Path) -> tuple[list[Path], dict[str, object]]:
+        error = ScanError("the program failed")
+        error.add_note("it said: Jane Doe has no licence")
+        raise error
+
+    records = Records(root, root)
+    outcome = attempt(work, Job("a", None, "settings"), records, root)
+    assert outcome.traceback == "it said: Jane Doe has no licence"
+    assert "Doe" not in records.path("a").read_text()
 
 
 def test_a_scan_whose_worker_dies_is_done_again(root: Path) -> None:
@@ -186,6 +237,16 @@ def test_a_folder_of_another_host_counts_as_dead_only_when_long_untouched(root: 
     assert lease.remove_dead(root, ".x-") == [root / ".x-2"]
 
 
+def test_a_link_that_somebody_put_there_is_left_alone_and_stops_nothing(root: Path) -> None:
+    (root / "mine").mkdir()
+    (root / "mine" / "thesis.txt").touch()
+    long_ago = time.time() - lease.DEAD_AFTER_S - 10
+    os.utime(root / "mine", (long_ago, long_ago))
+    (root / ".x-1").symlink_to(root / "mine")
+    assert lease.remove_dead(root, ".x-") == []
+    assert (root / ".x-1").is_symlink() and (root / "mine" / "thesis.txt").exists()
+
+
 def test_two_batches_fill_one_folder_at_the_same_time(root: Path) -> None:
     command = [sys.executable, batch_work.__file__, str(root), "8", "1"]
     (root / "out").mkdir()
@@ -251,14 +312,15 @@ def test_fifty_kills(root: Path, system_temporary: Path, seed: int) -> None:
     kill_at_random(root, system_temporary, kills=50, jobs=30, seed=seed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_batch_that_is_told_to_stop_leaves_nothing_begun(root: Path, system_temporary: Path, number: int) -> None:
     command = [sys.executable, batch_work.__file__, str(root), "200", "2"]
     heard = partial(signal.signal, number, signal.SIG_DFL)  # a test run in the background ignores SIGINT
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=heard)
     while not (root / "calls").exists() or not calls(root, "ends"):
         time.sleep(0.02)
-    os.kill(process.pid, number)
+    tell = os.killpg if number == signal.SIGHUP else os.kill  # a terminal that closes tells all
+    tell(process.pid, number)
     assert process.wait(20) != 0
     hidden = [p.name for p in (root / "out").iterdir() if p.name.startswith(".")]
     assert hidden == [".cpmae"] and list(system_temporary.iterdir()) == []

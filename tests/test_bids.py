@@ -161,6 +161,15 @@ def test_sidecars_are_merged_cleaned_and_marked(derivative: Path, raw: Path) -> 
     ]
 
 
+def test_a_task_that_names_the_patient_gets_its_label(source: tuple, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(source[0], root)
+    bids_data.text(root / "task-rest_bold.json", {"TaskName": "Rest of Jane", "PatientName": "Doe^Jane"})
+    scans = [scan for scan in bids.find(root).scans if scan.name.suffix == "bold"]
+    app.participant(bids.find(root), scans, tmp_path / "out", Settings(), tell=lambda *e: None, work=bids_data.work)
+    assert load(tmp_path / "out" / f"{S}/func/sub-01_ses-1_task-rest_desc-deid_bold.json")["TaskName"] == "rest"
+
+
 def test_the_readme_says_what_was_replaced(source: tuple, derivative: Path, tmp_path: Path) -> None:
     assert "everything outside the brain" in (derivative / "README").read_text()
     participant(source[0], tmp_path / "out", options=Options(region="face"))
@@ -298,6 +307,16 @@ def test_the_same_settings_do_nothing_again_and_others_do_all(source: tuple, raw
     assert done() == COUNT - 1
     os.utime(scan, (1, 1))  # all others have its head
     assert done() == 0
+
+
+def test_a_scan_is_done_again_when_one_that_lends_it_a_mask_changed(source: tuple, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(source[0], root)
+    assert participant(root, tmp_path / "out") == {"done": COUNT}
+    os.utime(root / S / "fmap" / "sub-01_ses-1_magnitude1.nii.gz", (2, 2))  # which magnitude2 and phasediff follow
+    assert participant(root, tmp_path / "out") == {"done": 3, "skipped": COUNT - 3}
+    os.utime(root / S / "anat" / "sub-01_ses-1_T1w.nii.gz", (2, 2))
+    assert participant(root, tmp_path / "out") == {"done": COUNT}
 
 
 def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:

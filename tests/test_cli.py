@@ -179,6 +179,8 @@ def test_a_missing_mask_and_an_unknown_extractor(folder: Path) -> None:
     assert_refused(run(*start, "--brain-mask", folder / "no.nii"), folder, before, "no.nii", "does not exist")
     assert_refused(run(*start, "--brain-extractor", "bet"), folder, before, "'bet'", "deepbet, robex, hd-bet")
     assert_refused(run(*start, "--brain-extractor", "command:bet {input}"), folder, before, "bet {input}", "{mask}")
+    tool = "command:sh -c 'echo no licence; exit 3' {input} {mask}"
+    assert_refused(run(*start, "--brain-extractor", tool), folder, before, "exit code 3", "it said: no licence")
 
 
 BAD_OUTPUTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -282,10 +284,10 @@ def test_bad_weights(folder: Path, weights: Path, case: str) -> None:
     assert_refused(run(*start, "--weights", weights), folder, before, *words)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_in_the_middle_leaves_nothing(folder: Path, number: int, code: int) -> None:
     started = folder / "started"
-    tool = f"command:sh -c 'touch {started}; sleep 600' {{input}} {{mask}}"
+    tool = f"command:sh -c 'echo $$ > {started}.new; mv {started}.new {started}; sleep 600' {{input}} {{mask}}"
     command = [sys.executable, "-m", "cpmae", "deidentify", "scan.nii", "out.nii", "--brain-extractor", tool]
     before = contents(folder)
     heard = partial(signal.signal, number, signal.SIG_DFL)  # a test run in the background ignores SIGINT
@@ -301,6 +303,8 @@ def test_a_signal_in_the_middle_leaves_nothing(folder: Path, number: int, code: 
         _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert b"Traceback" not in errors
+    with pytest.raises(ProcessLookupError):  # the tool ended too
+        os.kill(int(started.read_text()), 0)
     started.unlink()
     assert contents(folder) == before
 
@@ -314,6 +318,24 @@ def test_a_full_stdout_is_told_of_and_the_result_is_there(base: Path, tmp_path: 
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
     assert ran.stderr.startswith("cpmae: all is written but this account of it")
     assert out.stat().st_size > 1000
+
+
+def test_a_second_signal_does_not_disturb_the_cleaning_and_nohup_is_heeded() -> None:
+    code = """
+import os, signal, sys
+from cpmae.stopping import exit_on_signals
+exit_on_signals()
+assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == (sys.argv[1] == "nohup")
+try:
+    os.kill(os.getpid(), signal.SIGHUP)
+finally:
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("cleaned", flush=True)
+"""
+    for how, heard, expected in (("terminal", signal.SIG_DFL, 129), ("nohup", signal.SIG_IGN, 0)):
+        start = partial(signal.signal, signal.SIGHUP, heard)
+        ran = subprocess.run([sys.executable, "-c", code, how], preexec_fn=start, capture_output=True, text=True)
+        assert (ran.returncode, ran.stdout) == (expected, "cleaned\n"), ran.stderr
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SystemExit(143), KeyboardInterrupt()])

@@ -18,11 +18,11 @@ LEVELS = [
     {"verify", "verify_run", "report"},
     {"compare"},
     {
-        *{"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose"},
+        *{"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose", "brightness"},
         *{"metadata", "metadata_dicom", "metadata_json", "metadata_tsv", "shared_mask", "detail"},
     },
     {"models"},
-    {"volume", "errors", "options", "depth"},
+    {"volume", "errors", "options", "stopping", "depth"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 FILES = sorted(SOURCE.rglob("*.py"))

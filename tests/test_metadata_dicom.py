@@ -40,6 +40,7 @@ TEXTS = (
     # none of these stands in the standard's table
     *("AcquisitionProtocolName", "PotentialReasonsForProcedure", "InstructionText", "TextValue", "FrameLabel"),
     *("CommentsOnTheScheduledProcedureStep", "PartialViewDescription", "StorageMediaFileSetID", "RetrieveURL"),
+    *("WindowCenterWidthExplanation", "StackID", "PositionReferenceIndicator", "LUTLabel", "LUTExplanation"),
 )
 DATES = ("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate", "PatientBirthDate", "InstanceCreationDate")
 UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "InstanceCreatorUID")
@@ -113,6 +114,10 @@ def planted(enhanced: bool, tmp_path: Path) -> tuple[Dataset, Plants]:
     data.file_meta.SourceApplicationEntityTitle = plants()
     data.file_meta.PrivateInformationCreatorUID = plants("1.2.3.{}.4")
     data.file_meta.PrivateInformation = plants().encode()
+    table = Dataset()
+    table.LUTDescriptor, table.LUTExplanation = [8, 0, 16], plants()
+    table.add_new("LUTData", "OW", plants().encode().ljust(16))
+    data.VOILUTSequence, data.VOILUTFunction = Sequence([table]), "LINEAR"
     data.add_new("SmallestImagePixelValue", "US", 3)
     data.add_new("LargestImagePixelValue", "US", 4095)
     return data, plants
@@ -136,7 +141,20 @@ def test_no_planted_identifier_survives(tmp_path: Path, enhanced: bool) -> None:
     assert again.PixelData == pydicom.dcmread(BytesIO(raw)).PixelData
     kept = ("Rows", "Columns", "BitsStored", "Manufacturer", "ManufacturerModelName", "MagneticFieldStrength")
     assert all(keyword in again for keyword in kept)
-    assert "SmallestImagePixelValue" not in again and "LargestImagePixelValue" not in again
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["basic", "keep"])
+@pytest.mark.parametrize("enhanced", [False, True], ids=["classic", "enhanced"])
+def test_no_extreme_and_no_window_of_the_original_stays(tmp_path: Path, enhanced: bool, clean: bool) -> None:
+    data, _ = planted(enhanced, tmp_path)
+    ranges = ("SmallestImagePixelValue", "LargestImagePixelValue", "WindowCenter", "WindowWidth", "LUTData")
+
+    def held() -> set[str]:
+        return {element.keyword for element in data.iterall()} & set(ranges)
+
+    assert held() == set(ranges)
+    deidentify_header(data, Identity(clean), "someone")
+    assert held() == set()
 
 
 def test_a_public_code_stays(tmp_path: Path) -> None:
@@ -155,6 +173,37 @@ def test_a_name_in_text_that_stays_goes_too(tmp_path: Path) -> None:
     deidentify_header(data, Identity(), "someone")
     assert "SequenceName" not in data and "TransmitCoilName" not in data and data.ReceiveCoilName == "does"
     assert data.SoftwareVersions == "1.0" and data.ImagedNucleus == "1H"
+
+
+def test_short_names_and_names_among_codes_go_and_terms_stay(tmp_path: Path) -> None:
+    data = pydicom.dcmread(dp.classic(tmp_path, STORED, AFFINE)[0])
+    data.PatientName, data.PatientID, data.OperatorsName = "Li^Wu^No^Mr", "12", "Head^J=王"
+    data.SequenceName, data.SoftwareVersions, data.ReceiveCoilName = "tfl Li Wu", "syngo MR 12.0 J", "of 王"
+    data.BodyPartExamined, data.ScanOptions, data.BurnedInAnnotation = "BRAIN LI WU", ["FS", "WU"], "NO"
+    data.ImageType = ["ORIGINAL", "PRIMARY", "LI", "ND"]
+    item = Dataset()
+    item.ImageType = ["DERIVED", "PRIMARY", "WU LI"]
+    data.MREchoSequence = Sequence([item])
+    deidentify_header(data, Identity(), "someone")
+    again = pydicom.dcmread(BytesIO(written(data)))
+    assert "SequenceName" not in again and "ReceiveCoilName" not in again and again.BodyPartExamined == ""
+    assert again.ScanOptions == ["FS", ""] and again.ImageType == ["DERIVED", "PRIMARY", "", "ND"]
+    assert again.MREchoSequence[0].ImageType == ["DERIVED", "PRIMARY", ""]
+    assert again.SoftwareVersions == "syngo MR 12.0 J"  # Mr, two digits and an initial tell nobody
+    assert (again.BurnedInAnnotation, again.Modality, again.SpecificCharacterSet) == ("NO", "MR", "ISO_IR 100")
+    data.BodyPartExamined = "HEAD"
+    deidentify_header(data, Identity(), "someone")
+    assert data.BodyPartExamined == "HEAD"
+
+
+def test_stacks_stay_apart_under_numbers(tmp_path: Path) -> None:
+    data = pydicom.dcmread(dp.enhanced(tmp_path / "e.dcm", np.repeat(STORED, 2, axis=2), AFFINE))
+    frames = data.PerFrameFunctionalGroupsSequence
+    for frame, name in zip(frames, ("of Jane", "of Jane", "of John", "2"), strict=True):
+        frame.FrameContentSequence[0].StackID = name
+    deidentify_header(data, Identity(), "someone")
+    one, same, other, plain = (frame.FrameContentSequence[0].StackID for frame in frames)
+    assert one == same != other and plain == "2" and one.isdigit() and other.isdigit()
 
 
 @pytest.mark.parametrize("clean", [True, False], ids=["basic", "keep"])
@@ -284,8 +333,18 @@ def test_dciodvfy_finds_no_fault_that_was_not_there(tmp_path: Path, enhanced: bo
     if not shutil.which("dciodvfy"):
         pytest.skip("dciodvfy of Debian's dicom3tools is not installed")
     path = dp.enhanced(tmp_path / "e.dcm", STORED, AFFINE) if enhanced else dp.classic(tmp_path, STORED, AFFINE)[0]
-    before = faults(path)
     data = pydicom.dcmread(path)
+    mapping, units = Dataset(), Dataset()
+    units.CodeValue, units.CodingSchemeDesignator, units.CodeMeaning = "1", "UCUM", "no units"
+    mapping.MeasurementUnitsCodeSequence = Sequence([units])
+    mapping.RealWorldValueIntercept, mapping.RealWorldValueSlope = 0.0, 1.0
+    mapping.LUTLabel, mapping.LUTExplanation = "of Jane", "what Jane saw"
+    for keyword, value in (("RealWorldValueFirstValueMapped", 0), ("RealWorldValueLastValueMapped", 4095)):
+        mapping.add_new(keyword, "US", value)
+    (data.SharedFunctionalGroupsSequence[0] if enhanced else data).RealWorldValueMappingSequence = Sequence([mapping])
+    data.SoftwareVersions, data.PositionReferenceIndicator = "1.0 of Doe", "of Doe"
+    data.save_as(path)
+    before = faults(path)
     deidentify_header(data, Identity(clean), "someone")
     data.save_as(tmp_path / "new.dcm", enforce_file_format=True)
     assert faults(tmp_path / "new.dcm") <= before

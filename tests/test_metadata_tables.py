@@ -21,6 +21,29 @@ CASES: list[tuple[str, Any, bool]] = [
     ("ConversionSoftwareVersion", "v1.0.20220720 (JP2:OpenJPEG)", True),
     ("ConversionSoftwareVersion", "by Jane Doe", False),
     ("PatientPosition", "HFS", True),
+    ("EchoTime", float("nan"), False),  # is no JSON
+    ("ShimSetting", [1, float("inf")], False),
+    ("EchoTime", 10**400, True),
+    ("TaskName", "Resting state, eyes open", True),
+    ("SequenceName", "*tfl3d1_16ns", True),
+    ("SequenceName", "Jane Doe", False),
+    ("ScanOptions", "PFP_SFS", True),
+    ("ScanOptions", "12.05.1970", False),
+    ("CoilString", "of 5/12/1970", False),
+    ("SoftwareVersions", "syngo MR E11", True),
+    ("ImageType", ["Jane Doe born in May"] * 50, False),
+    ("ScanningSequence", "GR_IR", True),
+    ("ScanningSequence", ["GR", "IR"], True),
+    ("ScanningSequence", "GR_JANE", False),
+    ("MRAcquisitionType", "3D", True),
+    ("MRAcquisitionType", "of Jane", False),
+    ("PatientPosition", "Jane", False),
+    ("Modality", "Jane", False),
+    ("PhaseEncodingDirection", "j-", True),
+    ("PhaseEncodingDirection", "jane", False),
+    ("CASLType", "single-coil", True),
+    ("Units", "rad/s", True),
+    ("M0Type", "of Jane", False),
     ("PatientName", "Doe^Jane", False),
     ("ProtocolName", "Doe t1", False),
     ("AcquisitionTime", "10:11:12", False),
@@ -32,6 +55,30 @@ CASES: list[tuple[str, Any, bool]] = [
 @pytest.mark.parametrize(("name", "value", "stays"), CASES)
 def test_sidecars_keep_acquisition_parameters_alone(name: str, value: Any, stays: bool) -> None:
     assert metadata_json.clean({name: value}) == ({name: value} if stays else {})
+
+
+def test_texts_with_a_word_of_who_was_scanned_where_and_by_whom_go() -> None:
+    who = {
+        "PatientName": "Doe^Jané",
+        "PatientID": 42042,
+        "OtherPatientNames": ["Li", {"Wu": "Mo"}],
+        "InstitutionName": "The Head Clinic of Brighton",
+        "ReferringPhysicianName": "Mr_No",
+        "AccessionNumber": "A-77",
+        "PatientWeight": 61,
+    }
+    texts = {
+        "TaskName": "for jané",
+        "CoilString": "MRN 42042",
+        "PulseSequenceName": "tfl_Li",
+        "PulseSequenceType": "Brighton EPI",
+        "ImageType": ["ORIGINAL", "MO"],
+        "ReceiveCoilName": "no",
+        "ConversionSoftwareVersion": "v1.0 doe",
+    }
+    plain = {"SoftwareVersions": "MR 61 a", "MatrixCoilMode": "The Head", "Manufacturer": "Jan", "NumberShots": 42042}
+    assert metadata_json.clean({**who, **texts, **plain}) == plain
+    assert metadata_json.clean(texts) == texts  # nobody is named
 
 
 def test_the_mark_comes_after_the_codes_that_were_there() -> None:
@@ -79,6 +126,8 @@ def test_unknown_columns_go_unless_they_are_asked_for() -> None:
     assert columns == ["participant_id", "group", "sex"]
     assert table == "participant_id\tgroup\tsex\nsub-1\tcontrol\tF\nsub-2\tn/a\tn/a\n"
     assert metadata_tsv.rows_of(table, "participant_id", {"sub-2"}).splitlines()[1:] == ["sub-2\tn/a\tn/a"]
+    uneven = "name\tparticipant_id\nx\tsub-1\na\u0085b\u2028c\tsub-2\nshort\n\n"
+    assert metadata_tsv.rows_of(uneven, "participant_id", {"sub-2"}) == "name\tparticipant_id\na\u0085b\u2028c\tsub-2\n"
     about = {"group": {"Description": "of the study", "Contact": "Doe"}, "name": {"Description": "Doe"}, "sex": "Doe"}
     assert metadata_tsv.clean_description(about, columns) == {"group": {"Description": "of the study"}}
     assert metadata_tsv.clean("", "events") == ("\n", [])

@@ -220,7 +220,7 @@ def test_echoes_a_missing_slice_slopes_by_slice_and_kept_metadata(tmp_path: Path
             SeriesInstanceUID=series,
         )
         paths[33].unlink()
-    out = tmp_path / "out" / "old.dcm"
+    out = tmp_path / "out" / "study-02" / "series-001" / "0001.dcm"  # of an earlier result
     dp.put(out, secondary_capture())
     options = ("--metadata", "keep", "--overwrite", "--brain-mask", mask_file(tmp_path))
     ran = run("deidentify", tmp_path / "in", tmp_path / "out", *options)
@@ -293,6 +293,7 @@ def folder(tmp_path: Path) -> Path:
         ("file", ("--overwrite",), "file is a file and the input a folder"),
         ("full", (), "full is not empty"),
         ("foreign", ("--overwrite",), "holds thesis.pdf, which is no result"),
+        ("full", ("--overwrite",), "holds other.dcm, which is no result"),  # somebody's originals
         ("out", ("--picture", "p.jpg"), "p.jpg does not end in .png"),
         ("out", ("--save-brain-mask", "m.txt"), "m.txt does not end in .nii"),
         ("out", ("--brain-mask", "none.nii"), "none.nii does not exist"),

@@ -242,7 +242,7 @@ def _robex(volume: Volume) -> NDArray[np.bool_]:
     try:
         mask = package.robex_mask(image)
     except (package.PyRobexError, OSError) as error:
-        raise BrainMaskError(f"robex failed ({_last_words(str(error))}), {_GIVE_A_MASK}") from error
+        raise _failed("robex failed", str(error)) from error
     return np.asarray(mask.get_fdata()) != 0
 
 
@@ -306,14 +306,14 @@ def _run(words: list[str], folder: str) -> None:
         process.wait()
         raise
     if process.returncode != 0:
-        text = _last_words(output.decode(errors="replace"))
-        raise BrainMaskError(f"{words[0]} failed with exit code {process.returncode} ({text}), {_GIVE_A_MASK}")
+        raise _failed(f"{words[0]} failed with exit code {process.returncode}", output.decode(errors="replace"))
 
 
-def _last_words(text: str, length: int = 300) -> str:
-    """The end of a program's output on one line."""
-    line = " ".join(text.split()) or "no message"
-    return line if len(line) <= length else "..." + line[-length:]
+def _failed(what: str, output: str, length: int = 300) -> BrainMaskError:
+    """An error with the end of a program's output, on one line, as a note."""
+    error, line = BrainMaskError(f"{what}, {_GIVE_A_MASK}"), " ".join(output.split())
+    error.add_note(f"it said: {line if len(line) <= length else '...' + line[-length:]}" if line else "it said nothing")
+    return error
 
 
 def grid_distance_mm(shape: tuple[int, ...], one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ from cpmae import __version__
 from cpmae.cli_bids import BidsCommand, bids
 from cpmae.cli_evaluate import evaluate
 from cpmae.cli_train import train
-from cpmae.errors import CpmaeError, OutputError
+from cpmae.errors import CpmaeError, OutputError, with_notes
+from cpmae.stopping import exit_on_signals
 
 if TYPE_CHECKING:
     from cpmae.options import Options
@@ -41,7 +41,7 @@ class _Sentences(TyperGroup):
         try:
             return super().invoke(ctx)
         except CpmaeError as error:
-            typer.echo(f"cpmae: {error}", err=True)
+            typer.echo(f"cpmae: {with_notes(error)}", err=True)
             raise typer.Exit(1) from error
 
 
@@ -52,13 +52,8 @@ app.add_typer(evaluate, name="evaluate")
 
 def main() -> None:
     """Entry point of the command `cpmae`."""
-    signal.signal(signal.SIGTERM, _terminate)
+    exit_on_signals()
     app()
-
-
-def _terminate(number: int, frame: object) -> None:
-    """SIGTERM as an exception: `finally` blocks and context managers then remove temporary files."""
-    raise SystemExit(128 + number)
 
 
 def _version(wanted: bool) -> None:

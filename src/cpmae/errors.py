@@ -6,7 +6,17 @@ prints the message and exits with 1; nothing in the library prints or exits.
 
 
 class CpmaeError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose.
+
+    What another program said stands in its notes (`add_note`) and not in its message: it may hold anything, and records
+    of batches are shared with the results.
+    """
+
+
+def with_notes(error: BaseException) -> str:
+    """Message and notes on one line, for the terminal."""
+    notes = getattr(error, "__notes__", [])
+    return f"{error} ({'; '.join(notes)})" if notes else str(error)
 
 
 class ScanError(CpmaeError, ValueError):

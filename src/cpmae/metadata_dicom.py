@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
+from pydicom.charset import python_encoding
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -48,31 +49,41 @@ def _tags(*keywords: str) -> frozenset[int]:
 _PLAIN_TEXT = _tags(
     *("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "SequenceName", "PulseSequenceName"),
     *("ReceiveCoilName", "TransmitCoilName", "ReceiveCoilManufacturerName", "TransmitCoilManufacturerName"),
-    *("MultiCoilElementName", "MultiCoilConfiguration", "RescaleType", "StackID", "DimensionDescriptionLabel"),
+    *("MultiCoilElementName", "MultiCoilConfiguration", "RescaleType", "DimensionDescriptionLabel"),
     *("ImagedNucleus", "TriggerSourceOrType", "CardiacFramingType", "ContrastBolusRoute", "ImageFilter"),
     *("ApplicableSafetyStandardDescription", "ASLTechniqueDescription", "ASLCrusherDescription", "TypeOfFilters"),
     *("ASLBolusCutoffTechnique", "RespiratorySignalSourceID", "ManufacturerRelatedModelGroup", "ConvolutionKernel"),
     *("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning", "LongCodeValue"),
-    *("LUTLabel", "LUTExplanation", "WindowCenterWidthExplanation", "PositionReferenceIndicator"),
     "DeidentificationMethod",
 )
 _SCHEMES = ("DCM", "SCT", "SRT", "SNM3", "UCUM", "LN", "RADLEX", "NCIt", "FMA", "UMLS", "NEU", "99SDM")
-# Pictures of the head, or room for one, and what is wrong once the pixels are others. Gone in any case.
+# Terms of the standard that may be names, titles or test patients too. They are in everybody's files and tell nobody.
+_TERMS = frozenset(
+    "YES NO NONE OTHER MR HEAD BRAIN NECK SKULL 2D 3D T1 T2 SE IR GR EP RM SK SS SP MP PER RG CG PPG FC PFF PFP FS ND "
+    "ORIGINAL DERIVED PRIMARY MONOCHROME1 MONOCHROME2 00 01".split()
+) | {term for term in python_encoding if term}
+# Pictures of the head, or room for one, and what is wrong once the pixels are others: windows too, since scanners set
+# them from the whole picture, face and all. Gone in any case.
 _PICTURES = _tags(
     *("IconImageSequence", "GraphicAnnotationSequence", "ReferencedPatientPhotoSequence", "EncapsulatedDocument"),
     *("FloatPixelData", "DoubleFloatPixelData", "WaveformSequence", "DataSetTrailingPadding"),
     *("SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries"),
     *("SmallestImagePixelValueInPlane", "LargestImagePixelValueInPlane", "PixelDataProviderURL"),
     *("DigitalSignaturesSequence", "MACParametersSequence", "SourceImageSequence", "DerivationImageSequence"),
-    *("HistogramSequence",),
+    *("HistogramSequence", "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"),
+    *("VOILUTSequence", "FrameVOILUTSequence"),
 )
-# What the table would empty or remove and the class of the object demands: these get an empty value, and a dummy in
-# enhanced objects.
-_NEEDED = _tags("ContentDate", "ContentTime", "DeviceSerialNumber")
+# What would go though the class of the object demands it: emptied, or given a dummy, in enhanced objects or always.
+_NEEDED = _tags(
+    *("ContentDate", "ContentTime", "DeviceSerialNumber", "Manufacturer", "ManufacturerModelName", "SoftwareVersions"),
+    "PulseSequenceName",
+)
 _NEEDED_EMPTY = _tags(
     *("StudyDate", "StudyTime", "ContentDate", "ContentTime", "AccessionNumber", "ReferringPhysicianName"),
     *("PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AcquisitionContextSequence", "ContrastBolusAgent"),
+    *("Manufacturer", "PositionReferenceIndicator"),
 )
+_NEEDED_ALWAYS = _tags("LUTLabel", "LUTExplanation")
 _DUMMIES = {"DA": "19000101", "TM": "000000"}
 _KEPT = {
     "patient": _tags(
@@ -90,6 +101,7 @@ _KEPT = {
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}  # units of ages
 # Of a person and not of the examination: never kept as dates.
 _PERSONAL_DATES = _tags("PatientBirthDate", "PatientBirthTime", "LastMenstrualDate", "DateOfInstallation")
+_STACK = tag_for_keyword("StackID")
 _PLAIN_UIDS = _tags("CodingSchemeUID", "ContextUID", "MappingResourceUID")  # of codes, the same for everybody
 _NEW_INSTANCE = _tags("SOPInstanceUID", "ReferencedSOPInstanceUID", "MediaStorageSOPInstanceUID")
 _CSA = b"SV10"  # Siemens' list of sequence parameters, which holds no picture
@@ -124,6 +136,10 @@ class Identity:
     def patient_id(self, patient: str) -> str:
         """Another patient ID, the same for the same patient."""
         return f"P{self._number('patient', patient) % 10**10:010d}"
+
+    def stack_id(self, old: str) -> str:
+        """Another name of a stack of frames, the same for the same old one."""
+        return f"{self._number('stack', old) % 10**10:010d}"
 
     def shift(self, patient: str) -> timedelta:
         """By how much the dates of a patient move, whole days into the past, about one to ten years."""
@@ -223,7 +239,11 @@ def _cleaned(data: Dataset, element: DataElement, identity: Identity, patient: s
     if element.VR in _BINARY:
         return tag.group == 0x7FE0 or tag.group == 0x0028  # pixels; lookup tables of the display
     if element.VR in _TEXT:
-        return tag in _PLAIN_TEXT and not _holds_a_name(element, names)
+        if tag == _STACK:
+            return _numbered(element, identity)
+        return (tag in _PLAIN_TEXT and not _holds_a_name(element.value, names)) or _replaced(data, element)
+    if element.VR == "CS":
+        _without_names(element, names)
     return element.VR != "SQ" or _plain_codes(element)
 
 
@@ -235,7 +255,25 @@ def _replaced(data: Dataset, element: DataElement) -> bool:
     if element.tag in _NEEDED_EMPTY:
         element.value = Sequence() if element.VR == "SQ" else ""
         return True
+    if element.tag in _NEEDED_ALWAYS:
+        element.value = "none"
+        return True
     return False
+
+
+def _without_names(element: DataElement, names: set[str]) -> None:
+    """Empty those values of an element of codes that hold a name: the place of a value says what it means."""
+    values = list(element.value) if element.VM > 1 else [element.value]
+    clean = ["" if str(v or "") not in _TERMS and _holds_a_name(v, names) else v for v in values]
+    if clean != values:
+        element.value = clean if len(clean) > 1 else clean[0]
+
+
+def _numbered(element: DataElement, identity: Identity) -> bool:
+    """Stacks of frames are told apart by numbers, the same for the same old ID; small numbers stay."""
+    if not re.fullmatch(r"\s*\d{0,2}\s*", str(element.value or "")):
+        element.value = identity.stack_id(str(element.value))
+    return True
 
 
 def _capped(element: DataElement) -> bool:
@@ -276,7 +314,12 @@ def _names(whole: Dataset) -> set[str]:
             values = element.value if element.VM > 1 else [element.value]
             for text in (_words(str(value)) for value in values if value):
                 found |= set(text.split()) if element.VR == "PN" else {text}
-    return {f" {name.strip()} " for name in found if len(name.strip()) > 2}
+    return {f" {name} " for name in (text.strip() for text in found) if _tells(name)}
+
+
+def _tells(name: str) -> bool:
+    """False for initials, two digits and Mr, which are in the names and versions of half of all scanners."""
+    return (len(name) > 1 or not name.isascii()) and name != "mr" and not re.fullmatch(r"\d\d?", name)
 
 
 def _words(text: str) -> str:
@@ -299,8 +342,8 @@ def _elements(data: Dataset) -> Iterator[DataElement]:
                     yield from _elements(item)
 
 
-def _holds_a_name(element: DataElement, names: set[str]) -> bool:
-    text = _words(str(element.value))
+def _holds_a_name(value: Any, names: set[str]) -> bool:
+    text = _words(str(value))
     return any(name in text for name in names)
 
 

@@ -2,12 +2,14 @@
 
 Kept are acquisition parameters of BIDS (its schema 1.11) and of dcm2niix that say how an image was made. Most of them
 are numbers, and of these only numbers are kept, whatever else a file may hold there. Few are text: words of a fixed
-set, or the names of sequences, coils and software. Who, where and when (names, dates, numbers of studies, UIDs,
+set, or the names of tasks, sequences, coils and software, which are short and hold no date and no word of who was
+scanned, where and by whom, as far as the same file says. Who, where and when (names, dates, numbers of studies, UIDs,
 institutions, serial numbers, comments, protocols that somebody named) are dropped with everything unknown.
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cpmae.options import Options
@@ -55,20 +57,48 @@ _NUMBERS = frozenset(
     WaterSuppression
     """.split()
 )
-# Text, or a list of short texts.
+_AXES = "i j k i- j- k-"
+# Words of BIDS and DICOM in any case; several of them with spaces, underscores, slashes or commas between.
+_WORDS = {
+    name: frozenset(words.lower().split())
+    for name, words in {
+        "ArterialSpinLabelingType": "CASL PCASL PASL",
+        "BodyPart": "HEAD BRAIN SKULL NECK HEADNECK FACE ORBIT EYE CSPINE SPINE WHOLEBODY",
+        "CASLType": "single-coil double-coil",
+        "ContrastBolusIngredient": "IODINE GADOLINIUM CARBON DIOXIDE BARIUM XENON",
+        "M0Type": "Separate Included Estimate Absent",
+        "MRAcquisitionType": "1D 2D 3D",
+        "MTPulseShape": "HARD GAUSSIAN GAUSSHANN SINC SINCHANN SINCGAUSS FERMI",
+        "Modality": "MR",
+        "PCASLType": "balanced unbalanced",
+        "PartialFourierDirection": "PHASE FREQUENCY SLICE SELECT COMBINATION",
+        "PatientPosition": "HFP HFS HFDR HFDL FFDR FFDL FFP FFS LFP LFS RFP RFS AFDR AFDL PFDR PFDL",
+        "PhaseEncodingAxis": _AXES,
+        "PhaseEncodingDirection": _AXES,
+        "ScanningSequence": "SE IR GR EP RM",
+        "SequenceVariant": "SK MTC SS TRSS SP MP OSP NONE",
+        "SliceEncodingDirection": _AXES,
+        "SpoilingType": "RF GRADIENT COMBINED",
+        "Units": "Hz rad T rad/s s ms 1/s arbitrary percent % ppm ppb degree degrees",
+    }.items()
+}
+# What makers and converters write, and labels: a text, or a list of a few.
 _TEXTS = frozenset(
     """
-    ArterialSpinLabelingType B0FieldIdentifier B0FieldSource B0ShimmingTechnique B1ShimmingTechnique BodyPart
-    BolusCutOffTechnique CASLType CoilCombinationMethod CoilString ContrastBolusIngredient ConversionSoftware
-    GradientSetType ImageType M0Type MRAcquisitionType MRTransmitCoilSequence MTPulseShape
-    Manufacturer ManufacturersModelName MatrixCoilMode Modality PASLType PCASLType ParallelAcquisitionTechnique
-    PartialFourierDirection PatientPosition PhaseEncodingAxis PhaseEncodingDirection PulseSequenceName
-    PulseSequenceType ReceiveCoilActiveElements ReceiveCoilName ScanOptions ScanningSequence SequenceName
-    SequenceVariant SliceEncodingDirection SoftwareVersions SpoilingType TaskName Units WaterSuppressionTechnique
+    B0FieldIdentifier B0FieldSource B0ShimmingTechnique B1ShimmingTechnique BolusCutOffTechnique CoilCombinationMethod
+    CoilString ConversionSoftware GradientSetType ImageType MRTransmitCoilSequence Manufacturer ManufacturersModelName
+    MatrixCoilMode PASLType ParallelAcquisitionTechnique PulseSequenceName PulseSequenceType ReceiveCoilActiveElements
+    ReceiveCoilName SoftwareVersions TaskName WaterSuppressionTechnique
     """.split()
 )
-_MAX_TEXT = 80  # characters; longer ones are prose
-_DATE = re.compile(r"(?<!\d)(19|20)\d\d[-/.]?[01]\d[-/.]?[0-3]\d(?!\d)")
+_NAMES = frozenset(("ScanOptions", "SequenceName"))  # the same without spaces
+_MAX_TEXT, _MAX_LIST = 80, 240  # characters; more of them are prose
+_DATE = re.compile(
+    r"(?<!\d)((19|20)\d\d[-/.]?[01]\d[-/.]?[0-3]\d|(0?[1-9]|[12]\d|3[01])[-/.](0?[1-9]|[12]\d|3[01])[-/.](19|20)\d\d)(?!\d)"
+)
+# Fields of who, where and by whom; their words are looked for in the texts that stay.
+_WHO = re.compile("Patient|Physician|Operator|Institution|Accession|Station|SerialNumber|StudyID")
+_NOBODY = frozenset("mr mri the of and for head brain neck coil body".split())  # words of such fields that tell nothing
 
 
 def sidecar(fields: Mapping[str, Any], options: Options, tool: str) -> dict[str, Any]:
@@ -80,7 +110,20 @@ def sidecar(fields: Mapping[str, Any], options: Options, tool: str) -> dict[str,
 
 def clean(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What may be shared of a sidecar, which is merged with what it inherits."""
-    return {name: value for name, value in fields.items() if _may_stay(name, value)}
+    stays = {name: value for name, value in fields.items() if _may_stay(name, value)}
+    told = {word for name in fields.keys() - stays.keys() if _WHO.search(name) for word in _words(fields[name])}
+    who = {word for word in told if not re.fullmatch(r"[a-z\d]|\d\d", word)} - _NOBODY
+    known = _NUMBERS | _WORDS.keys()
+    return {name: value for name, value in stays.items() if name in known or who.isdisjoint(_words(value))}
+
+
+def _words(value: Any) -> Iterator[str]:
+    """Words of all texts and whole numbers in a value, lower case; the 0.5 of a size is none."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _words(item)
+    elif isinstance(value, str | int) and not isinstance(value, bool):
+        yield from re.sub(r"[\W_]+", " ", str(value).lower()).split()
 
 
 def marked(fields: Mapping[str, Any], method: str, before: Any = None) -> dict[str, Any]:
@@ -109,12 +152,23 @@ def marked(fields: Mapping[str, Any], method: str, before: Any = None) -> dict[s
 
 def _may_stay(name: str, value: Any) -> bool:
     if name in _NUMBERS:
-        return _all(value, lambda item: isinstance(item, int | float))
+        return _all(value, lambda item: isinstance(item, int) or (isinstance(item, float) and math.isfinite(item)))
+    if name in _WORDS:
+        return _all(value, lambda item: isinstance(item, str) and _is_of(item.lower(), _WORDS[name]))
     if name == "ConversionSoftwareVersion":  # dcm2niix has dates of its own in it
         return isinstance(value, str) and re.fullmatch(r"v?\d+\.[\w.(): -]{1,40}", value) is not None
-    if name in _TEXTS:
-        return _all(value, lambda item: isinstance(item, str) and len(item) <= _MAX_TEXT and not _DATE.search(item))
+    if name in _TEXTS | _NAMES:
+        short = isinstance(value, str) or len(str(value)) <= _MAX_LIST
+        return short and _all(value, lambda item: _is_plain(item) and not (name in _NAMES and re.search(r"\s", item)))
     return False
+
+
+def _is_plain(text: Any) -> bool:
+    return isinstance(text, str) and len(text) <= _MAX_TEXT and not _DATE.search(text)
+
+
+def _is_of(text: str, words: frozenset[str]) -> bool:
+    return text in words or words.issuperset(re.split(r"[\s_\\/,]+", text))
 
 
 def _all(value: Any, fits: Any) -> bool:

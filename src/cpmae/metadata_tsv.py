@@ -46,9 +46,10 @@ def clean(text: str, kind: str, keep: Collection[str] = (), age_units: str = "ye
 
 def rows_of(text: str, column: str, values: Collection[str]) -> str:
     """The table with only those rows whose `column` is one of `values`."""
-    header, *lines = text.splitlines()
+    header, *lines = text.split("\n")  # and not at what else Unicode takes for the end of a line
     place = header.split("\t").index(column)
-    return "\n".join([header, *(line for line in lines if line.split("\t")[place] in values)]) + "\n"
+    kept = [line for line in lines if any(cell in values for cell in line.split("\t")[place : place + 1])]
+    return "\n".join([header, *kept]) + "\n"
 
 
 def clean_description(fields: Mapping[str, Any], columns: Collection[str]) -> dict[str, Any]:

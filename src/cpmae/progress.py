@@ -15,7 +15,8 @@ SHOWN = 16  # scans under way; more of them would push the figures off the scree
 def progress_table(total: int) -> Iterator[Callable[[str, Job, Outcome | None], None]]:
     """While the block runs, show what is done, under way and left; the value is an `engine.Tell`.
 
-    Where stderr is no terminal, nothing is shown. Tracebacks of exceptions that nobody expected go to stderr always.
+    Where stderr is no terminal, nothing is shown. Tracebacks of exceptions that nobody expected, and what other
+    programs said, go to stderr always.
     """
     counts: Counter[str] = Counter()
     running: dict[str, float] = {}

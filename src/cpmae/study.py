@@ -5,6 +5,7 @@ is listed with its reason and left out; the others go on. OUT_DIR appears when a
 """
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from cpmae import __version__
 from cpmae.brain import extract_brain
-from cpmae.errors import CpmaeError, OutputError, ScanError
+from cpmae.errors import CpmaeError, OutputError, ScanError, with_notes
 from cpmae.io import dicom, dicom_pixels, dicom_scan, nifti
 from cpmae.io.dicom import Left, Series, t1w_score
 from cpmae.io.dicom_volumes import Stack, frames_of, no_volume, stacks_of
@@ -33,6 +34,8 @@ from cpmae.shared_mask import given_mask, mask_on
 if TYPE_CHECKING:
     from cpmae import steps
     from cpmae.models.head import HeadModel
+
+_OURS = re.compile(r"study-\d{2,}/series-\d{3,}/\d{4,}\.dcm")  # names of the files of a result
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def deidentify_study(
         brain_mask: NIfTI file on the grid of the T1w, its axes in any order.
         save_brain_mask, picture: where mask and before/after picture of the T1w go.
         weights: a weight file or a model; the package's own if None.
-        overwrite: replace a folder of DICOM files, and the two files.
+        overwrite: replace a folder that this function made, and the two files.
         progress: called with the name of each stage.
 
     Raises:
@@ -191,7 +194,7 @@ def _check_folders(input: Path, output: Path, overwrite: bool) -> None:
     there = [p for p in sorted(output.rglob("*")) if not p.is_dir()]
     if there and not overwrite:
         raise OutputError(f"{output} is not empty, choose a new folder or ask to replace it (--overwrite)")
-    foreign = [p for p in there if p.suffix != ".dcm"]
+    foreign = [p for p in there if not _OURS.fullmatch(p.relative_to(output).as_posix())]
     if foreign:
         raise OutputError(f"{output} holds {foreign[0].name}, which is no result of this command; choose a new folder")
 
@@ -217,7 +220,7 @@ def _all_series(
         except CpmaeError as error:
             if isinstance(error, OutputError):
                 raise
-            failed.append(Left(series.name, len(series.instances), str(error)))
+            failed.append(Left(series.name, len(series.instances), with_notes(error)))
             if (tree / places[series.uid]).exists():
                 shutil.rmtree(tree / places[series.uid])  # what was written before the error
             continue

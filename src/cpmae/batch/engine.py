@@ -96,9 +96,10 @@ def attempt(work: Work, job: Job, records: Records, staging: Path, hide: Iterabl
     """
     try:
         paths, account = work(job.task, staging)
-        outcome = Outcome("done", outputs=records.outputs(paths), account=account)
+        outcome = Outcome("done", outputs=records.outputs(paths), account=_without_paths(account, hide))
     except CpmaeError as error:
-        outcome = Outcome("failed", _hidden(" ".join(str(error).split()), hide))
+        said = "\n".join(getattr(error, "__notes__", []))  # by another program: anything
+        outcome = Outcome("failed", _hidden(" ".join(str(error).split()), hide), traceback=said)
     except Exception as error:  # recorded with its place, told with its trace, and seen in the exit code
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{Path(last.filename).name}, line {last.lineno}"
@@ -122,8 +123,23 @@ def read_through(paths: Iterable[Path]) -> None:
             return  # it will be said when the file is wanted
 
 
+def _without_paths(value: Any, hide: Iterable[Path]) -> Any:
+    """An account, a command in which can name folders, with `_hidden` texts."""
+    if isinstance(value, dict):
+        return {key: _without_paths(item, hide) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_paths(item, hide) for item in value]
+    return _hidden(value, hide) if isinstance(value, str) else value
+
+
+# From the root to the last slash. Folders may have spaces, commas and apostrophes, so that a path goes on over words if
+# another slash follows: rather too much of a sentence than too little.
+_FOLDERS = re.compile(r"(?<![\w./])/(?!/)(?:(?:[^/'\"]|(?<=\w)'(?=\w))*[^/\s'\":]/)+")
+
+
 def _hidden(text: str, folders: Iterable[Path]) -> str:
     """Paths below `folders` as they are below them, and of other absolute paths the file name alone."""
     for folder in folders:
-        text = text.replace(f"{folder}/", "").replace(str(folder), ".")
-    return re.sub(r"(?<![\w.:/])/(?:[^/\s'\"]+/)+", "", text)
+        whole = rf"(?<![\w.-]){re.escape(str(folder))}"  # and no folder whose name only begins so
+        text = re.sub(rf"{whole}(?![\w./-])", ".", re.sub(f"{whole}/", "", text))
+    return _FOLDERS.sub("", text)

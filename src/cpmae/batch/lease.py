@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -44,7 +45,8 @@ def remove_dead(parent: Path, prefix: str) -> list[Path]:
     removed = []
     for folder in sorted(parent.glob(f"{prefix}*")):
         with suppress(FileNotFoundError):  # another one removes it at the same time
-            if folder.is_dir() and folder.stat().st_uid == os.getuid() and _is_dead(folder):
+            found = folder.lstat()  # of a link itself: anybody may have put it there, and it may lead anywhere
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and _is_dead(folder):
                 shutil.rmtree(folder)
                 removed.append(folder)
     return removed

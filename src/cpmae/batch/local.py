@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from cpmae.batch.engine import Work, attempt
 from cpmae.batch.lease import remove_dead
 from cpmae.batch.records import Job, Outcome, Records
 from cpmae.batch.temporary import PREFIX, private_temporary_folder
+from cpmae.stopping import exit_on_signals
 
 PATIENCE_S = 5.0  # with a worker that was told to end
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -96,7 +96,7 @@ class _Worker:
 def _serve(connection: Connection, work: Work, records: Records, staging: Path, hide: tuple[Path, ...]) -> None:
     """A worker's life: jobs in, outcomes out, until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    exit_on_signals()
     with private_temporary_folder() as temporary:
         threading.Thread(target=_end_with_parent, args=(temporary,), daemon=True).start()
         while True:
@@ -123,8 +123,11 @@ def _cores() -> int:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Processes that start in the block compute with `count` threads, unless the user said otherwise."""
-    mine = {name: str(count) for name in _THREADS if name not in os.environ}
+    """Processes that start in the block compute with `count` threads, unless the user said otherwise.
+
+    One variable of the user is enough to leave all alone: torch takes MKL's number before OpenMP's.
+    """
+    mine = {} if any(name in os.environ for name in _THREADS) else dict.fromkeys(_THREADS, str(count))
     os.environ.update(mine)
     try:
         yield

@@ -48,7 +48,7 @@ class Outcome:
         reason: a sentence; empty if done.
         outputs: path below the output folder and SHA-256 of each file.
         account: what was done, for the summary.
-        traceback: of an unexpected exception, for the terminal; it is not recorded.
+        traceback: of an unexpected exception, or what another program said, for the terminal; it is not recorded.
     """
 
     state: Literal["done", "failed", "crashed", "lost"]

@@ -127,7 +127,7 @@ def jobs(
             source_uri=source_uri,
         )
         read = [scan.path, *task.sidecars, *(p for table, about, _ in task.tables for p in (table, *about))]
-        read += [head] if head else []
+        read += [*([head] if head else []), *(r.path for r in near)]  # whose head and mask it may take
         waits = dict.fromkeys([*(r.path for r in near), *([head] if head else [])])
         found.append(
             Job(

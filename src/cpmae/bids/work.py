@@ -157,6 +157,9 @@ def _sidecar(task: Task) -> str:
     fields = metadata_json.sidecar(before, task.options, f"cpmae {__version__}")
     if task.options.clean_metadata and task.placement == "raw" and (paths := _bids_paths(before.get("IntendedFor"))):
         fields["IntendedFor"] = paths
+    name = bids.parse(task.scan.name)
+    if "TaskName" in before.keys() - fields.keys() and name and "task" in name.entities:  # BIDS demands one
+        fields["TaskName"] = name.entities["task"]
     if task.placement == "derivative":
         fields |= {"SkullStripped": False, **_sources(task)}
     return sidecar.dumped(fields)
