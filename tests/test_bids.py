@@ -417,12 +417,14 @@ def cpmae(*arguments: object) -> tuple[int, str]:
     return ran.exit_code, ran.output
 
 
-def test_group_writes_the_summary(source: tuple, derivative: Path, tmp_path: Path) -> None:
+def test_group_writes_the_summary(source: tuple, derivative: Path, raw: Path, tmp_path: Path) -> None:
     code, output = cpmae("bids", source[0], derivative, "group")
     assert code == 0 and "12 of 12 scans done" in output
     header, *lines = (derivative / "summary.tsv").read_text().splitlines()
     assert header.split("\t")[:4] == ["scan", "state", "reason", "brain_mask_from"] and len(lines) == COUNT
     assert {line.split("\t")[1] for line in lines} == {"done"}
+    code, output = cpmae("bids", source[0], raw, "group")  # a raw data set too, without being told
+    assert code == 0 and "12 of 12 scans done" in output
     code, output = cpmae("bids", source[0], tmp_path / "empty", "group")
     assert code == 1 and "run the participant level first" in output and not (tmp_path / "empty").exists()
 

@@ -273,14 +273,21 @@ def test_retained_dates_move_together_by_patient() -> None:
 
 def test_retained_characteristics_device_and_uids() -> None:
     plain, patient, device, uids = (
-        header(PatientAge="093Y", DeviceSerialNumber="SN-77", StationName="MR1") for _ in range(4)
+        header(PatientAge="093Y", DeviceSerialNumber="SN-77", StationName="MR1", PatientBodyMassIndex=31.5)
+        for _ in range(4)
     )
     study = plain.StudyInstanceUID
     deidentify_header(plain, Identity(), "a")
-    assert "PatientAge" not in plain and plain.PatientSex == "" and "StationName" not in plain
+    assert (
+        "PatientAge" not in plain
+        and "PatientBodyMassIndex" not in plain
+        and plain.PatientSex == ""
+        and "StationName" not in plain
+    )
     assert plain.LongitudinalTemporalInformationModified == "REMOVED"
     deidentify_header(patient, Identity(retain=frozenset({"patient"})), "a")
     assert (patient.PatientAge, patient.PatientSex, patient.PatientWeight) == ("090Y", "F", 61)
+    assert patient.PatientBodyMassIndex == 31.5
     deidentify_header(device, Identity(retain=frozenset({"device"})), "a")
     assert (device.DeviceSerialNumber, device.StationName) == ("SN-77", "MR1")
     old = uids.SOPInstanceUID

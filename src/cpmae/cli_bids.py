@@ -92,7 +92,7 @@ def bids(
     queries = _queries(bids_filter_file) if bids_filter_file else None
     scans = choose(dataset.scans, participant_label or (), session_label or (), queries)
     if level == "group":
-        counts = app.group(dataset, scans, output_dir, placement)
+        counts = app.group(dataset, scans, output_dir)
         typer.echo(f"{output_dir / 'summary.tsv'}: {counts['done']} of {len(scans)} scans done")
         raise typer.Exit(0 if counts["done"] == len(scans) else 1)
     settings = Settings(

@@ -85,11 +85,14 @@ _NEEDED_EMPTY = _tags(
 )
 _NEEDED_ALWAYS = _tags("LUTLabel", "LUTExplanation")
 _DUMMIES = {"DA": "19000101", "TM": "000000"}
+# of the person, though the profile's table does not name them
+_BODY = _tags("PatientBodyMassIndex", "MeasuredAPDimension", "MeasuredLateralDimension")
 _KEPT = {
     "patient": _tags(
         *("PatientAge", "PatientSex", "PatientSize", "PatientWeight", "PatientSexNeutered", "EthnicGroup"),
         *("EthnicGroupCodeSequence", "SmokingStatus", "PregnancyStatus"),
-    ),
+    )
+    | _BODY,
     "device": _tags(
         *("StationName", "StationAETitle", "DeviceSerialNumber", "DeviceUID", "GantryID", "GeneratorID", "DetectorID"),
         *("PerformedStationName", "PerformedStationAETitle", "UniqueDeviceIdentifier", "UDISequence"),
@@ -227,6 +230,8 @@ def _cleaned(data: Dataset, element: DataElement, identity: Identity, patient: s
         return False
     if any(tag in _KEPT[what] for what in identity.retain):
         return element.keyword != "PatientAge" or _capped(element)
+    if tag in _BODY:
+        return False
     if "dates" in identity.retain and element.VR in _TIMES and tag not in _PERSONAL_DATES:
         return _shift(element, identity.shift(patient))
     action = actions.get(int(tag))

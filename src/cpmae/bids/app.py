@@ -10,7 +10,7 @@ from cpmae.batch.lease import leased_folder, remove_dead
 from cpmae.batch.local import LocalWorkers
 from cpmae.batch.records import Records
 from cpmae.bids import dataset as description
-from cpmae.bids.plan import Placement, Settings, jobs
+from cpmae.bids.plan import Settings, jobs
 from cpmae.bids.work import deidentify_scan
 from cpmae.errors import OutputError, ScanError
 from cpmae.io.bids import Dataset, Scan
@@ -65,7 +65,7 @@ def participant(
     return counts
 
 
-def group(dataset: Dataset, scans: Sequence[Scan], target: Path, placement: Placement) -> Counter[str]:
+def group(dataset: Dataset, scans: Sequence[Scan], target: Path) -> Counter[str]:
     """Write `summary.tsv`; how many scans are "done", "failed" and "missing".
 
     Raises:
@@ -73,7 +73,7 @@ def group(dataset: Dataset, scans: Sequence[Scan], target: Path, placement: Plac
     """
     if not target.is_dir() or not (target / "dataset_description.json").is_file():
         raise OutputError(f"{target} holds no results, run the participant level first")
-    description.check_output(dataset, target, placement)
+    description.check_output(dataset, target, None)
     with _staging(target) as staging:
         return description.summarize(scans, target, staging)
 

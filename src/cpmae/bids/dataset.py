@@ -48,12 +48,12 @@ def source_uri(dataset: Dataset, target: Path) -> str | None:
     return "bids:raw:" if _link(dataset, target) else None
 
 
-def check_output(dataset: Dataset, target: Path, placement: Placement) -> None:
-    """Make the output folder, or make sure that it is one of ours.
+def check_output(dataset: Dataset, target: Path, placement: Placement | None) -> None:
+    """Make the output folder, or make sure that it is one of ours, in the given placement or, if None, in either.
 
     Raises:
         OutputError: if the folder is the input, holds it, lies in it (but for `derivatives`), or holds something else
-            than results of this command in this placement.
+            than results of this command in this placement, or may not be written to.
     """
     source, place = dataset.root.resolve(), target.resolve()
     inside = place.relative_to(source).parts if place.is_relative_to(source) else None
@@ -66,13 +66,14 @@ def check_output(dataset: Dataset, target: Path, placement: Placement) -> None:
         holds = [entry.name for entry in os.scandir(target) if not entry.name.startswith(FOLDER)]
     except OSError as error:
         raise OutputError(f"{target} cannot be used ({error.strerror}), choose another folder") from error
+    if not os.access(target, os.W_OK | os.X_OK):
+        raise OutputError(f"{target} is not writable, choose another folder")
     if holds:
         found = _load(target / "dataset_description.json")
         ours = any(step.get("Name") == "cpmae" for step in _dicts(found.get("GeneratedBy")))
-        if not ours or found.get("DatasetType") != placement:
-            raise OutputError(
-                f"{target} is not empty and holds no {placement} data set made by this command, choose another folder"
-            )
+        if not ours or (placement and found.get("DatasetType") != placement):
+            what = f"{placement} data set" if placement else "data set"
+            raise OutputError(f"{target} is not empty and holds no {what} made by this command, choose another folder")
 
 
 def describe(dataset: Dataset, target: Path, settings: Settings, staging: Path) -> None:
