@@ -18,8 +18,8 @@ LEVELS = [
     {"verify", "verify_run", "report"},
     {"compare"},
     {
-        *{"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose", "brightness"},
-        *{"metadata", "metadata_dicom", "metadata_json", "metadata_tsv", "shared_mask", "detail"},
+        *{"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose"},
+        *{"metadata", "metadata_dicom", "metadata_json", "metadata_tsv", "shared_mask", "detail", "brightness"},
     },
     {"models"},
     {"volume", "errors", "options", "stopping", "depth"},

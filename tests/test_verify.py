@@ -44,6 +44,7 @@ def test_an_exact_brain_in_another_head_passes(orientation: str, storage: tuple[
     assert found.face_distance_mm is not None and 1 < found.face_distance_mm < 20
     assert found.face_equal is not None and found.face_equal < 0.1
     assert found.outside_correlation is not None and 0.3 < found.outside_correlation < 0.98
+    assert found.face_detail is not None and found.face_detail < 0.3
 
 
 def test_orientation_does_not_change_what_is_measured() -> None:
@@ -134,6 +135,12 @@ def copies() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         "the original": lambda data: data,
         "a little noise": lambda data: data + rng.integers(-2, 3, data.shape),
         "another brightness": lambda data: data * 1.3 + 4,
+        "moved a voxel": lambda data: np.roll(data, 1, axis=0),
+        "moved two voxels": lambda data: np.roll(data, -2, axis=2),
+        "moved aslant": lambda data: np.roll(data, (1, -1, 1), axis=(0, 1, 2)),
+        "noise of a tenth of the brain's level": lambda data: np.abs(data + rng.normal(0, 11, data.shape)),
+        "noise of a quarter": lambda data: np.abs(data + rng.normal(0, 30, data.shape)),
+        "moved under noise": lambda data: np.abs(np.roll(data, 1, axis=1) + rng.normal(0, 11, data.shape)),
         "the face alone is left": lambda data: np.where(np.arange(phantom.SHAPE[1])[None, :, None] > 35, data, 0),
     }
 
@@ -157,6 +164,17 @@ def test_a_new_face_on_the_old_cranium_passes(
     front_low[:, 36:, :40] = True
     found = verify(original, original.with_stored(np.where(front_low, result.stored, original.stored)), mask)
     assert found.ok and found.tissue_equal is not None and found.tissue_equal > 0.3
+
+
+def test_what_was_kept_on_purpose_is_no_detail_that_survived(
+    scans: tuple[nifti.NiftiScan, nifti.NiftiScan, np.ndarray],
+) -> None:
+    """As with --margin-mm: 15 mm around the brain are the original's."""
+    original, result, mask = scans
+    kept = ndimage.distance_transform_edt(~mask, sampling=phantom.VOXEL_MM) < 15
+    found = verify(original, original.with_stored(np.where(kept, original.stored, result.stored)), mask)
+    assert found.ok and found.face_equal is not None and found.face_equal > 0.1
+    assert found.face_detail is not None and found.face_detail < 0.3
 
 
 @pytest.mark.parametrize("fill", ["zeros", "noise"])

@@ -85,6 +85,17 @@ def test_one_voxel_of_one_volume_is_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", range(COUNT))
+def test_one_volume_that_was_moved_is_enough(tmp_path: Path, number: int) -> None:
+    original, _ = arrays()
+
+    def change(stored: NDArray) -> None:
+        stored[~BRAIN, number] = np.roll(original[..., number], 1, axis=0)[~BRAIN]
+
+    found = check(files(tmp_path, change=change))
+    assert found.unchanged_volumes == (number,) and not found.ok
+
+
+@pytest.mark.parametrize("number", range(COUNT))
 def test_one_volume_that_was_left_as_it_was_is_enough(tmp_path: Path, number: int) -> None:
     original, _ = arrays()
 

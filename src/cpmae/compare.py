@@ -17,6 +17,7 @@ from cpmae.volume import Volume, voxel_sizes, voxel_volume_ml
 
 MAX_EQUAL = 0.5  # of the tissue about the face; new tissue meets old values by chance in a few percent of voxels
 MAX_CORRELATION = 0.98  # two heads that fit each other well reach 0.9
+MAX_DETAIL = 0.4  # two heads around one brain reach 0.26; moved copies 0.9, under noise of an eighth of the brain 0.7
 SHELL_MM = 10.0  # on either side of the face
 MIN_FACE_ML = 5.0  # less tissue than that about the face is no face: then the rule is for all the tissue outside
 PIECE_MM = 2.0  # the step at which pieces of the head are told apart
@@ -73,9 +74,10 @@ def places(before: Volume, brain_mask: NDArray[np.bool_]) -> Places:
     return Places(brain_mask, outside, outside & (before.data > threshold), shell, face, before.affine)
 
 
-def is_changed(equal: float | None, correlation: float | None) -> bool:
+def is_changed(equal: float | None, correlation: float | None, detail: float | None) -> bool:
     """The rule on what was measured in the place that is judged; True where nothing was."""
-    return (equal or 0.0) <= MAX_EQUAL and (correlation or 0.0) <= MAX_CORRELATION
+    measured = ((equal, MAX_EQUAL), (correlation, MAX_CORRELATION), (detail, MAX_DETAIL))
+    return all((value or 0.0) <= most for value, most in measured)
 
 
 def same_header(original: Any, result: Any) -> dict[str, bool]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae.compare import correlation, equal_voxels, is_changed, most_common, places, same_header, share
+from cpmae.detail import surviving_detail
 from cpmae.io import forms
 from cpmae.io.nifti import NiftiScan
 from cpmae.verify_run import RunVerification, verify_run
@@ -27,11 +28,13 @@ class Verification:
         outside_correlation: Pearson, all finite voxels outside the brain.
         tissue_equal: share of equal stored numbers in the original's tissue outside the brain.
         face_tissue_voxels, face_equal, face_correlation: the same in a shell of `SHELL_MM` about the original's face.
+        face_detail: correlation of the fine detail of that shell, equal voxels left out, at the shift of a few voxels
+            where it is highest; see `detail.surviving_detail`. Without a face in view, of all tissue outside the brain.
         face_distance_mm: median distance from the original's face to the result's, mm.
         changed: False if the result's outside is still the original's. This is so if, in the tissue about the face,
-            more than `MAX_EQUAL` of the stored numbers are equal, or the shell's correlation is above
-            `MAX_CORRELATION`. Where there is no face in view, both are taken over all of the outside. Where the
-            original has no tissue outside the brain (skull-stripped), there is nothing to change and this is True;
+            more than `MAX_EQUAL` of the stored numbers are equal, the shell's correlation is above `MAX_CORRELATION`,
+            or that of the detail above `MAX_DETAIL`. Where there is no face in view, all of the outside counts. Where
+            the original has no tissue outside the brain (skull-stripped), there is nothing to change and this is True;
             and where nothing was measured.
         failures: a sentence for each promise that does not hold.
     """
@@ -47,6 +50,7 @@ class Verification:
     face_tissue_voxels: int
     face_equal: float | None
     face_correlation: float | None
+    face_detail: float | None
     face_distance_mm: float | None
     changed: bool
     failures: tuple[str, ...]
@@ -135,6 +139,7 @@ class _Measures:
     face_tissue_voxels: int = 0
     face_equal: float | None = None
     face_correlation: float | None = None
+    face_detail: float | None = None
     face_distance_mm: float | None = None
     changed: bool = True
 
@@ -151,6 +156,8 @@ def _measure(
     judged = tissue_equal, outside_correlation if where.tissue.any() else None
     if where.has_face:
         judged = face_equal, face_correlation
+    looked_at = where.shell if where.has_face else where.tissue
+    detail = surviving_detail(before.data, after.data, looked_at, equal, before.voxel_sizes)
     background = most_common(original.stored[where.outside])
     return _Measures(
         outside_equal=share(equal, where.outside & (original.stored != background)),
@@ -159,6 +166,7 @@ def _measure(
         face_tissue_voxels=int(np.count_nonzero(face_tissue)),
         face_equal=face_equal,
         face_correlation=face_correlation,
+        face_detail=detail,
         face_distance_mm=where.face_distance_mm(after),
-        changed=is_changed(*judged),
+        changed=is_changed(*judged, detail),
     )

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae.compare import Places, correlation, equal_voxels, is_changed, most_common, places, same_header, share
+from cpmae.detail import surviving_detail
 from cpmae.io.run import NiftiRun, RunMean
-from cpmae.volume import Volume
+from cpmae.volume import Volume, voxel_sizes
 
 Shares = tuple[float | None, ...]
 
@@ -33,6 +34,7 @@ class RunVerification:
         face_equal: for each volume, the same in the tissue about the face, or where there is no face in view, in all
             the tissue outside.
         face_correlation: for each volume, Pearson in the shell about the face, or where there is none, outside.
+        face_detail: for each volume, correlation of the fine detail there, see `Verification`.
         mean_correlation: Pearson of the two mean volumes, outside.
         face_distance_mm: median distance from the face to the result's, between the mean volumes, mm.
         unchanged_volumes: those whose outside is still the original's, by the rule of `Verification`.
@@ -49,6 +51,7 @@ class RunVerification:
     outside_equal: Shares
     face_equal: Shares
     face_correlation: Shares
+    face_detail: Shares
     mean_correlation: float | None
     face_distance_mm: float | None
     unchanged_volumes: tuple[int, ...]
@@ -72,6 +75,7 @@ class _OfVolume:
     outside_equal: float | None
     face_equal: float | None
     face_correlation: float | None
+    face_detail: float | None
 
 
 def verify_run(
@@ -110,7 +114,9 @@ def verify_run(
         found = list(_compared(original, result, where, total))
         mean_correlation = correlation(before.data, total.mean().data, where.outside)
         distance = where.face_distance_mm(total.mean())
-        unchanged = tuple(n for n, v in enumerate(found) if not is_changed(v.face_equal, v.face_correlation))
+        unchanged = tuple(
+            n for n, v in enumerate(found) if not is_changed(v.face_equal, v.face_correlation, v.face_detail)
+        )
     differing = tuple(n for n, v in enumerate(found) if v.differing)
     if differing:
         count, first = sum(v.differing for v in found), f"{len(differing)} volumes, first in {differing[0]}"
@@ -129,6 +135,7 @@ def verify_run(
         outside_equal=tuple(v.outside_equal for v in found),
         face_equal=tuple(v.face_equal for v in found),
         face_correlation=tuple(v.face_correlation for v in found),
+        face_detail=tuple(v.face_detail for v in found),
         mean_correlation=mean_correlation,
         face_distance_mm=distance,
         unchanged_volumes=unchanged,
@@ -139,14 +146,16 @@ def verify_run(
 def _compared(original: NiftiRun, result: NiftiRun, where: Places, total: RunMean) -> Iterator[_OfVolume]:
     """One pass over both; the result's volumes are added to `total` on the way."""
     tissue, shell = (where.tissue & where.shell, where.shell) if where.has_face else (where.tissue, where.outside)
+    looked_at, sizes = shell if where.has_face else tissue, voxel_sizes(where.affine)
     for one, other in zip(original.stored_volumes(), result.stored_volumes(), strict=True):
         total.add(other)
         equal = equal_voxels(one, other)
         shown = where.outside & (one != most_common(one[where.outside]))
-        # correlation is blind to slope and intercept, so the stored numbers will do
+        # correlations are blind to slope and intercept, so the stored numbers will do
         yield _OfVolume(
             differing=int(np.count_nonzero(~equal & where.brain)),
             outside_equal=share(equal, shown),
             face_equal=share(equal, tissue & shown),
             face_correlation=correlation(one, other, shell) if (tissue & shown).any() else None,
+            face_detail=surviving_detail(one, other, looked_at, equal, sizes),
         )
