@@ -206,7 +206,8 @@ def test_files_and_json(tmp_path: Path) -> None:
     original, result, mask = pair("LPS", phantom.STORAGES[2])
     for name, scan in (("a.nii.gz", original), ("b.nii.gz", result)):
         put(tmp_path / name, b"".join(scan.to_bytes()))
-    found = verify_files(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", mask)
+    found = verify_files(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", mask.astype(np.uint8) * 2)  # as files hold masks
+    assert found == verify_files(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", mask)
     said = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert found.ok and said["ok"] is True and said["header"]["affine"] is True
     assert set(said) == {"ok", *Verification.__dataclass_fields__}

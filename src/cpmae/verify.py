@@ -93,7 +93,7 @@ def verify(
 
     Args:
         original, result: as read from their files, (X, Y, Z).
-        brain_mask: (X, Y, Z) bool on the original's grid, True where the result has to be exact.
+        brain_mask: (X, Y, Z) on the original's grid, not 0 where the result has to be exact.
         separate_files: whether they are two files.
         measure: False leaves out what is measured outside the brain and the rule on it, which takes most of the time.
 
@@ -104,6 +104,7 @@ def verify(
     if brain_mask.shape != shape:
         raise ValueError(f"the brain mask has shape {brain_mask.shape}, the original {shape}")
     header = same_header(original, result)
+    brain_mask = np.asarray(brain_mask) != 0
     inside = int(np.count_nonzero(brain_mask))
     failures = [f"the result has another {name} than the original" for name, same in header.items() if not same]
     if not separate_files:

@@ -90,7 +90,7 @@ def verify_run(
 
     Args:
         original, result: as opened by `forms.open_scan`.
-        brain_mask: (X, Y, Z) bool on the original's grid, True where the result has to be exact in every volume.
+        brain_mask: (X, Y, Z) on the original's grid, not 0 where the result has to be exact in every volume.
         mean: the original's mean volume, where it is known already.
         separate_files: whether they are two files.
 
@@ -101,6 +101,7 @@ def verify_run(
     if brain_mask.shape != original.shape:
         raise ValueError(f"the brain mask has shape {brain_mask.shape}, the original's volumes {original.shape}")
     header = same_header(original, result)
+    brain_mask = np.asarray(brain_mask) != 0
     inside = int(np.count_nonzero(brain_mask))
     failures = [f"the result has another {name} than the original" for name, same in header.items() if not same]
     if not separate_files:
