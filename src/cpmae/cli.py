@@ -362,7 +362,7 @@ def _in_words(found: "Verification | RunVerification") -> list[str]:
             f"outside  {_range(found.outside_equal, '.1%')} of the voxels equal, "
             f"correlation of the mean volumes {_number(found.mean_correlation)}",
             f"face     {_range(found.face_equal, '.1%')} of the voxels equal, correlation "
-            f"{_range(found.face_correlation, '.2f')}, "
+            f"{_range(found.face_correlation, '.2f')}, of fine detail {_range(found.face_detail, '.2f')}, "
             f"surface of the mean volumes {_number(found.face_distance_mm, ' mm')} away (median)",
         ]
     else:
@@ -370,6 +370,7 @@ def _in_words(found: "Verification | RunVerification") -> list[str]:
             f"outside  {_share(found.outside_equal)} of the voxels equal, "
             f"correlation {_number(found.outside_correlation)}",
             f"face     {_share(found.face_equal)} of the voxels equal, correlation {_number(found.face_correlation)}, "
+            f"of fine detail {_number(found.face_detail)}, "
             f"surface {_number(found.face_distance_mm, ' mm')} away (median)",
         ]
     differing = "another grid" if found.protected_differing is None else f"{found.protected_differing:,} differ"
