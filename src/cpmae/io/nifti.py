@@ -171,10 +171,9 @@ def from_volume(volume: Volume) -> NiftiScan:
     dtype = volume.data.dtype
     if dtype.name not in headers.STORED_DTYPES:
         raise ScanError(f"a volume of {dtype.name} is no scan, convert it to one of {', '.join(headers.STORED_DTYPES)}")
-    try:
-        return from_image(nib.Nifti1Image(volume.data, volume.affine))
-    except nib.spatialimages.HeaderDataError as error:
-        raise ScanError(f"the affine {volume.affine[:3].tolist()} cannot be used ({error}), correct it") from error
+    if not np.isfinite(volume.affine).all() or np.linalg.matrix_rank(volume.affine[:3, :3]) < 3:
+        raise ScanError(f"the affine {volume.affine[:3].tolist()} has NaN in it or is singular, correct it")
+    return from_image(nib.Nifti1Image(volume.data, volume.affine))
 
 
 def from_image(image: Any, name: str = "the image") -> NiftiScan:
