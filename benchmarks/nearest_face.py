@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cpmae import canonical
+from cpmae import canonical, depth
 from cpmae.generate import generate_field
 from cpmae.models import checkpoint
 from cpmae.models.field import GRID_SHAPE, dense, warp_volume
@@ -43,16 +43,16 @@ def main() -> None:
         if name in arguments.training
     }
     model = checkpoint.load(arguments.weights)
-    apart = [min(faces.distance(a, b) for m, b in known.items() if m != n) for n, a in known.items()]
+    apart = [min(depth.distance(a, b) for m, b in known.items() if m != n) for n, a in known.items()]
     samples = []
     for number, (name, values) in enumerate(heads.items()):
         for seed in range(number * arguments.samples, (number + 1) * arguments.samples):  # one seed draws like faces
             face = faces.relief(draw(model, values, seed)[faces.FACE])
-            near = {n: faces.distance(face, f) for n, f in known.items()}
+            near = {n: depth.distance(face, f) for n, f in known.items()}
             samples.append((face, min(near.values())))
             print(json.dumps({"brain": name, "seed": seed, "own_mm": near.get(name), "nearest_mm": min(near.values())}))
     between = [
-        min(faces.distance(a, b) for j, (b, _) in enumerate(samples) if j != i) for i, (a, _) in enumerate(samples)
+        min(depth.distance(a, b) for j, (b, _) in enumerate(samples) if j != i) for i, (a, _) in enumerate(samples)
     ]
     for title, values in {
         "training face to its nearest training face": apart,

@@ -47,6 +47,27 @@ def full_disk(most: int = 200) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def refused_to_nobody(ask: Callable[[], object], folder: Path, error: type[Exception], says: str) -> bool:
+    """Whether `ask`, called in `folder` by somebody without rights there, raises what says that.
+
+    Root may read and write anywhere, so a child process takes another identity.
+    """
+    folder.chmod(0o755)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.chdir(folder)
+            if os.getuid() == 0:
+                os.setuid(65534)
+            ask()
+        except error as found:
+            code = 0 if says in str(found) else 2
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def put(path: Path, raw: bytes) -> Path:
     """Write the bytes of a NIfTI file, compressed if the name asks for it."""
     path.write_bytes(gzip.compress(raw, 1) if path.name.endswith(".gz") else raw)

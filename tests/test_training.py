@@ -103,6 +103,14 @@ def test_a_drawn_face_is_unlike_the_registered_ones_and_like_a_face(people: Path
     assert min(drawn) < lowest or max(drawn) > highest  # so that the first half says something
 
 
+def test_one_head_given_twice_is_an_error_and_no_endless_search(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(population, "MAX_TRIES", 3)
+    drawn_from = population.Population.load(people / "population.npz")
+    twice = replace(drawn_from, reliefs=drawn_from.reliefs[[0, 0, 1]])
+    with pytest.raises(ValueError, match="of 3 faces none"):
+        population.draw(twice, np.random.default_rng(0))
+
+
 def test_what_is_doubtful_of_a_head_is_no_part_of_the_template() -> None:
     shape = tuple(n // 2 for n in canonical.GRID_SHAPE)
     box = ((-30.0, 30.0), (60.0, 110.0), (-80.0, -30.0))

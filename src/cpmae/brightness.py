@@ -17,6 +17,7 @@ from cpmae.models.vqvae import STEP_MM
 _REACH_MM = 20.0  # standard deviation of the Gaussian over which brightness is compared
 _SIGNAL = 0.2  # of the brain's median: what is painted darker tells nothing
 _DOUBT = 0.01  # weight of "just as bright", which wins some 40 mm from what is kept
+_BRIGHTEST = 3.0  # beside metal, say; as in `registration.fit_atlas`
 _LIMITS = (0.4, 2.5)
 
 
@@ -35,7 +36,7 @@ def gain(painted: Tensor, kept: Conformed, brain: Conformed) -> Tensor:
     """
     new = F.adaptive_avg_pool3d(painted[None], MODEL_SHAPE)[0].numpy()
     compared = (kept.mask & ~brain.mask & (new > _SIGNAL)).astype(np.float32)
-    expected, seen = (_local_mean(compared * new * other) for other in (new, kept.data))
+    expected, seen = (_local_mean(compared * new * other) for other in (new, kept.data.clip(max=_BRIGHTEST)))
     return torch.from_numpy(((seen + _DOUBT) / (expected + _DOUBT)).clip(*_LIMITS))
 
 

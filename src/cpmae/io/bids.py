@@ -187,14 +187,11 @@ def _files(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise ScanError(f"{error.filename} cannot be read ({error.strerror}), check its permissions")
 
-    seen = set()
     for name, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        place = os.stat(name)
-        if (place.st_dev, place.st_ino) in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add((place.st_dev, place.st_ino))
-        yield from (Path(name) / file for file in files)
+        if any(os.path.samefile(name, above) for above in Path(name).parents if above.is_relative_to(folder)):
+            folders.clear()  # a link that leads back up
+        else:
+            yield from (Path(name) / file for file in files)
 
 
 def is_path(text: str) -> bool:

@@ -1,10 +1,9 @@
-"""The relief of faces, and how far two of them are apart: a drawn face must be no training head's."""
+"""The relief of faces, by which they are compared: a drawn face must be no training head's."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpmae import canonical
-from cpmae.depth import distance as distance  # of two reliefs
 
 # the face as seen from the front, canonical mm: between the outer corners of the eyes, from the brow to the chin
 _X_MM, _Z_MM = (-50, 50), (-110, -14)

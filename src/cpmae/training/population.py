@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpmae import canonical
+from cpmae import canonical, depth
 from cpmae.models.field import GRID_SHAPE, control_shape, dense, pull, sampling_grid, warp_volume
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.registration import register
 from cpmae.training import anatomy, faces, groupwise
 
+MAX_TRIES = 1000  # with the packaged weights' population one face in five is taken
 CUT_BENDING = 2e-2  # of fields of heads with half a face: stiff, for the half that is missing must not pull
 
 
@@ -97,8 +98,8 @@ class Population:
             return cls(file["atlas"], mean, modes, list(file["sources"]), list(back), file["reliefs"])
 
     def least_apart(self) -> float:
-        """How far the two registered heads whose faces are most alike are from each other, `faces.distance`."""
-        return min(faces.distance(a, b) for i, a in enumerate(self.reliefs) for b in self.reliefs[:i])
+        """How far the two registered heads whose faces are most alike are from each other, `depth.distance`."""
+        return min(depth.distance(a, b) for i, a in enumerate(self.reliefs) for b in self.reliefs[:i])
 
     def nearest_face(self, field: Tensor) -> float:
         """How far the face of a head through `field` is from the nearest registered one or its mirror image, mm.
@@ -111,7 +112,7 @@ class Population:
         solid = pull(torch.from_numpy((self.atlas != TISSUES.index("air")).astype(np.float32))[None], into)[0] > 0.5
         relief = faces.relief(solid.numpy())
         known = self.reliefs.reshape(-1, relief.shape[0], 2, relief.shape[1], 2).mean(axis=(2, 4))
-        return min(faces.distance(relief, other) for other in [*known, *known[:, ::-1]])
+        return min(depth.distance(relief, other) for other in [*known, *known[:, ::-1]])
 
 
 def build(
@@ -192,11 +193,13 @@ class DrawnHead:
 
 
 def draw(population: Population, rng: np.random.Generator, settings: DrawSettings | None = None) -> DrawnHead:
-    """A head that nobody has."""
+    """A head that nobody has.
+
+    Raises:
+        ValueError: if no face comes out that is unlike the registered ones, as where one head was given twice.
+    """
     s = settings or DrawSettings()
-    field = _shape(population, rng, s)
-    while not s.unlike[0] <= population.nearest_face(field) / population.least_apart() <= s.unlike[1]:
-        field = _shape(population, rng, s)
+    field = _nobodys_shape(population, rng, s)
     angles = np.deg2rad(rng.normal(0, s.rotation_deg, 3))
     linear = canonical.similarity(np.array([*angles, 0, 0, 0, 0]), np.zeros(3))[:3, :3] @ np.diag(
         np.exp(rng.normal(0, s.scale, 3))
@@ -207,6 +210,16 @@ def draw(population: Population, rng: np.random.Generator, settings: DrawSetting
     field = field + moved
     tight = max(rng.normal(s.tight, s.tight_sd), 0.0)
     return DrawnHead(population, field + tight * points, field, int(rng.integers(len(population.sources))))
+
+
+def _nobodys_shape(population: Population, rng: np.random.Generator, s: DrawSettings) -> Tensor:
+    """The first `_shape` whose face is as `DrawSettings.unlike` wants it."""
+    least, most = (share * population.least_apart() for share in s.unlike)
+    for _ in range(MAX_TRIES):
+        field = _shape(population, rng, s)
+        if least <= population.nearest_face(field) <= most:
+            return field
+    raise ValueError(f"of {MAX_TRIES} faces none lay {least:.2f} to {most:.2f} mm from the nearest label map's")
 
 
 def _shape(population: Population, rng: np.random.Generator, s: DrawSettings) -> Tensor:
