@@ -2,7 +2,8 @@
 
 python tools/make_template.py LABEL_MAPS src/cpmae/weights/template.npz
 
-LABEL_MAPS is a folder of SynthSeg's; the packaged template comes from all 16 whole heads.
+LABEL_MAPS is a folder of SynthSeg's; the packaged template comes from all 16 whole heads. It was made with an earlier
+alignment: today's gives values that differ by up to 12 of 255.
 """
 
 import argparse
