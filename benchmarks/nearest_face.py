@@ -23,7 +23,6 @@ from cpmae.generate import generate_field
 from cpmae.models import checkpoint
 from cpmae.models.field import GRID_SHAPE, dense, warp_volume
 from cpmae.models.head import HeadModel
-from cpmae.models.tissue import TISSUES
 from cpmae.training import anatomy, faces, synth
 from cpmae.training.data import brain_unit
 
@@ -68,7 +67,7 @@ def draw(model: HeadModel, values: NDArray[np.uint8], seed: int) -> NDArray[np.b
     image = (head.image / brain_unit(head.image, head.brain) * head.brain).numpy()
     brain = canonical.Conformed(image, head.brain.numpy())
     field = generate_field(model, brain, None, torch.Generator().manual_seed(seed))
-    solid = (model.atlas != TISSUES.index("air")).float()[None]
+    solid = model.atlas.share()[None]
     return (warp_volume(solid, dense(field, GRID_SHAPE))[0] > 0.5).numpy()
 
 

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from cpmae.canonical import MODEL_SHAPE
 from cpmae.models import checkpoint
+from cpmae.models.atlas import Atlas
 from cpmae.models.field import GRID_SHAPE, control_shape, dense, warp_volume
-from cpmae.models.paint import paint_labels
+from cpmae.models.paint import paint_atlas
 from cpmae.models.precision import fast_autocast
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.models.vqvae import FINE, STEP_MM, code_shape
@@ -43,11 +44,15 @@ def main() -> None:
     model.load_state_dict(state["vqvae"])
     model.eval().to(memory_format=torch.channels_last_3d)
     for path in arguments.label_maps:
-        print(json.dumps({"head": path.name.split(".")[0]} | measure(model, state["atlas"], synth.load_anatomy(path))))
+        print(
+            json.dumps(
+                {"head": path.name.split(".")[0]} | measure(model, Atlas(*state["atlas"]), synth.load_anatomy(path))
+            )
+        )
 
 
-def measure(model: VQVAEs, atlas: Tensor, values: NDArray[np.uint8]) -> dict:
-    template = groupwise.soft_classes(synth.from_atlas(atlas.numpy()))
+def measure(model: VQVAEs, atlas: Atlas, values: NDArray[np.uint8]) -> dict:
+    template = groupwise.soft_classes(synth.from_atlas(atlas.labels().numpy()))
     field = register(groupwise.soft_classes(values), template, iterations=(60, 40), bending=groupwise.BENDING)
     small = np.ascontiguousarray(values[::STEP_MM, ::STEP_MM, ::STEP_MM])
     head = synth.scan(small, np.random.default_rng(0), mask_jitter=0)
@@ -60,14 +65,14 @@ def measure(model: VQVAEs, atlas: Tensor, values: NDArray[np.uint8]) -> dict:
         found_brain = model.brain.decode(vectors).float() * brain
     near = F.avg_pool3d((head.tissue != 0).float()[None, None], FINE // STEP_MM)[0, 0] > 0
     apart = torch.linalg.vector_norm(dense(decoded - field, control_shape()), dim=0)[near]
-    through = [warp_volume(atlas.float()[None], dense(f, MODEL_SHAPE), "nearest")[0] for f in (field, decoded)]
+    through = [warp_volume(atlas.labels().float()[None], dense(f, MODEL_SHAPE), "nearest")[0] for f in (field, decoded)]
     dice = {}
     for index, name in enumerate((*TISSUES, "brain")):
         real, found = ((t == index) for t in through)
         dice[name] = round(float(2 * (found & real).sum() / (found.sum() + real.sum()).clamp(min=1)), 3)
     assert index == BRAIN
     flat = torch.zeros(GRID_SHAPE)
-    painted = paint_labels(atlas, torch.tensor(PAINTS_T1W), flat, flat)[None]
+    painted = paint_atlas(atlas, torch.tensor(PAINTS_T1W), flat, flat)[None]
     real, found = (warp_volume(painted, dense(f, MODEL_SHAPE))[0] for f in (field, decoded))
     clean = (head.clean / brain_unit(head.image, head.brain))[None, None] * brain
     return {

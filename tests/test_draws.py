@@ -11,7 +11,6 @@ from cpmae import canonical, steps
 from cpmae.generate import generate_field
 from cpmae.io import nifti
 from cpmae.models.field import dense, warp_volume
-from cpmae.models.tissue import TISSUES
 from cpmae.options import Options
 
 STEP = 2  # mm
@@ -26,7 +25,7 @@ def faces() -> list[NDArray[np.float32]]:
     found = steps.find(volume, None, Options(), "cpu", None)
     brain = steps.look_at_brain(volume, found, "nonbrain").conformed
     model = steps.load_model(None, "cpu")
-    solid = (model.atlas != TISSUES.index("air")).float()[None]
+    solid = model.atlas.share()[None]
     return [
         depth_of(warp_volume(solid, dense(generate_field(model, brain, None, generator), canonical.MODEL_SHAPE))[0])
         for generator in map(torch.Generator().manual_seed, SEEDS)

@@ -5,9 +5,10 @@ import torch
 
 from cpmae import canonical
 from cpmae.canonical import Conformed
+from cpmae.models.atlas import Atlas
 from cpmae.models.field import GRID_SHAPE, control_shape, dense, warp_volume
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
-from cpmae.registration import fit_atlas, register
+from cpmae.registration import air_around, fit_atlas, register
 
 
 def test_a_constant_field_is_constant_everywhere() -> None:
@@ -62,7 +63,21 @@ def test_the_atlas_is_fitted_to_what_is_known_alone() -> None:
     fields = []
     for unknown in (0.0, 5.0):
         data = torch.where(known, head, torch.tensor(unknown)).numpy()
-        fields.append(fit_atlas(torch.from_numpy(atlas), paints, Conformed(data, known.numpy()), brains, (30, 0)))
+        fields.append(fit_atlas(Atlas.from_labels(atlas), paints, Conformed(data, known.numpy()), brains, (30, 0)))
     torch.testing.assert_close(fields[0], fields[1])
     crown = dense(fields[0], control_shape())[:, 12, 14, 25]
     assert crown[2] < -2  # the head lies 4 mm higher than the atlas, so it is found lower there
+
+
+def test_air_is_what_is_dark_about_the_head_and_not_its_bone() -> None:
+    middle = (48, 60, 64)
+    brain, bone, head = (ball((m * 2 for m in middle), r).numpy() for r in (50, 60, 70))
+    data = head - bone + brain + 0.03
+    known = np.ones(canonical.MODEL_SHAPE, bool)
+    known[:, 90:] = False
+    air = air_around(Conformed((data * known).astype(np.float32), known), Conformed(data * brain, brain > 0.5))
+    assert (air[(head == 0) & known] > 0.9).all()
+    assert (air[(head > 0.99) & known] < 0.1).all()  # bone among it
+    assert (air[~known] == 0).all()
+    edge = known & (head > 0.1) & (head < 0.9)
+    assert 0.3 < air[edge].mean() < 0.7  # the surface is soft

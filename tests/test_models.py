@@ -16,10 +16,11 @@ from cpmae import canonical
 from cpmae.errors import DeviceError, WeightsError
 from cpmae.generate import SamplingSettings, VisibleCodes, beside_brain, draw_codes, no_codes
 from cpmae.models import checkpoint
+from cpmae.models.atlas import Atlas
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.layers import channels_to_space, space_to_channels
 from cpmae.models.mae import MAEConfig
-from cpmae.models.paint import paint_labels, shares, soft_surface, texture
+from cpmae.models.paint import paint_atlas, paint_labels, shares, texture
 from cpmae.models.precision import fast_autocast, full_precision
 from cpmae.models.quantizer import FiniteScalarQuantizer
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
@@ -137,11 +138,11 @@ def test_paint_follows_tissues_and_texture() -> None:
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_shares_times_paints_are_the_painted_head(step: int) -> None:
-    atlas = checkpoint.load().atlas[:, 60:200, 40:200]
+    atlas = Atlas(*(part[:, 60:200, 40:200] for part in checkpoint.load().atlas))
     paints = torch.linspace(0.1, 1.2, len(PAINTS))
-    fields = texture(atlas, torch.Generator().manual_seed(0))
-    painted = F.avg_pool3d(soft_surface(paint_labels(atlas, paints, *fields), atlas)[None], step)[0]
-    parts = list(shares(atlas, *texture(atlas, torch.Generator().manual_seed(0), step)))
+    fields = texture(atlas.tissue, torch.Generator().manual_seed(0))
+    painted = F.avg_pool3d(paint_atlas(atlas, paints, *fields)[None], step)[0]
+    parts = list(shares(atlas, *texture(atlas.tissue, torch.Generator().manual_seed(0), step)))
     found = sum(paint * part for paint, part in zip(paints, parts, strict=True))
     if step == 1:
         assert ((found - painted).abs() < 1e-5).float().mean() > 0.99  # each part is cut off at 0, not the sum alone
@@ -198,7 +199,7 @@ def test_checkpoint_round_trip(model: HeadModel, tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)  # a caller's random numbers stay the same
     assert found.config == SMALL
     for name, tensor in model.state_dict().items():
-        exact = "mean" in name or "covariance" in name or "atlas" in name
+        exact = "mean" in name or "covariance" in name or "half" in name
         assert torch.equal(found.state_dict()[name], tensor if exact else tensor.bfloat16().float()), name
 
 

@@ -182,7 +182,7 @@ def test_stages_resume_and_end_in_weights(people: Path, tmp_path: Path) -> None:
     assert checkpoint.read_about(out)["note"] == "a test" and "trained_on" not in checkpoint.read_about(out)
     trained = torch.load(run / "vqvae.pt", weights_only=True)["vqvae"]["non_brain.place"]
     torch.testing.assert_close(model.non_brain.place, trained.bfloat16().float())
-    assert (model.atlas.numpy() == population.Population.load(people / "population.npz").atlas).mean() > 0.999
+    assert (model.atlas.labels().numpy() == population.Population.load(people / "population.npz").atlas).mean() > 0.999
     stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})  # the same command goes on
     stages.train_vqvaes(people, run, LoopSettings(steps=5), CPU, 1, None, 0)
     with pytest.raises(SettingsError, match="mae was begun with vqvae"):

@@ -15,7 +15,9 @@ from scipy.spatial.transform import Rotation
 
 from cpmae import canonical
 from cpmae.io import nifti
-from cpmae.models.paint import paint_labels, soft_surface, texture
+from cpmae.models.atlas import Atlas
+from cpmae.models.field import GRID_SHAPE, dense, warp_volume
+from cpmae.models.paint import paint_atlas, texture
 from cpmae.models.tissue import PAINTS
 from cpmae.training import anatomy, population, stages
 from cpmae.training.contrast import tissue_intensities
@@ -32,13 +34,14 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
     people = population.Population.load(arguments.population / stages.POPULATION)
-    values = population.draw(people, rng).anatomy()
+    head = population.draw(people, rng)
+    values = head.anatomy()
 
     brain_means, paints = mprage()
     structure = torch.from_numpy(values & anatomy.STRUCTURE).long()
-    tissue = torch.from_numpy(anatomy.outside_tissue())[structure].long()
-    fat, mottle = texture(tissue, torch.Generator().manual_seed(arguments.seed))
-    outside = soft_surface(paint_labels(tissue, paints, fat, mottle), tissue)
+    atlas = Atlas.from_labels(people.atlas)
+    fat, mottle = texture(atlas.tissue, torch.Generator().manual_seed(arguments.seed))
+    outside = warp_volume(paint_atlas(atlas, paints, fat, mottle)[None], dense(head.field, GRID_SHAPE))[0]
     is_brain = structure >= anatomy.N_OUTSIDE
     clean = torch.where(is_brain, brain_means[structure] * (1 + 0.03 * mottle), outside).numpy() * BRIGHTEST
 

@@ -17,7 +17,7 @@ from cpmae.models.vqvae import STEP_MM
 _REACH_MM = 20.0  # standard deviation of the Gaussian over which brightness is compared
 _SIGNAL = 0.2  # of the brain's median: what is painted darker tells nothing
 _DOUBT = 0.01  # weight of "just as bright", which wins some 40 mm from what is kept
-_BRIGHTEST = 3.0  # beside metal, say; as in `registration.fit_atlas`
+_BRIGHTEST = 3.0  # beside metal, say
 _LIMITS = (0.4, 2.5)
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cpmae.canonical import MODEL_SHAPE, Conformed
+from cpmae.models.atlas import Atlas
 from cpmae.models.field import GRID_SHAPE, dense, pull, sampling_grid, warp_volume
 from cpmae.models.head import HeadModel
 from cpmae.models.mae import known_coarse
-from cpmae.models.paint import paint_labels, shares, soft_surface, texture
+from cpmae.models.paint import paint_atlas, shares, texture
 from cpmae.models.palette import brain_depth, brain_profile
 from cpmae.models.tissue import PAINTS, TISSUES
 from cpmae.models.vqvae import COARSE, FINE, STEP_MM, code_shape
@@ -67,7 +68,7 @@ def generate_field(
     settings = settings or SamplingSettings()
     if kept is None:
         return model.decode(*draw_codes(model, condition, no_codes(), generator, settings), brain.mask)
-    fitted = fit_atlas(model.atlas.cpu(), paints_for(model, brain), kept, brain)
+    fitted = fit_atlas(model.atlas, paints_for(model, brain), kept, brain)
     known = F.avg_pool3d(torch.from_numpy(kept.mask).float()[None, None], FINE // STEP_MM)[0, 0] == 1
     codes = draw_codes(model, condition, visible_codes(model, fitted, known), generator, settings)
     # up to 16 mm beside what is kept, and fading over as much, the new head is what was fitted, so that the two meet
@@ -90,8 +91,8 @@ def paint_head(
     Returns:
         GRID_SHAPE float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere.
     """
-    atlas = model.atlas.cpu()
-    painted = soft_surface(paint_labels(atlas, paints, *texture(atlas, generator)), atlas)
+    atlas = model.atlas
+    painted = paint_atlas(atlas, paints, *texture(atlas.tissue, generator))
     head = warp_volume(painted[None], dense(field, GRID_SHAPE))[0]
     return head.lerp_(paints[PAINTS.index("bone")], beside_brain(mask, skin_of(atlas, field), GRID_SHAPE))
 
@@ -108,15 +109,15 @@ def paint_shares(
         for each of `PAINTS`, (X / step, Y / step, Z / step) float32.
     """
     x, y, z = (n // step for n in GRID_SHAPE)
-    atlas, into = model.atlas.cpu(), sampling_grid(dense(field, (x, y, z)))
+    atlas, into = model.atlas, sampling_grid(dense(field, (x, y, z)))
     beside = beside_brain(mask, skin_of(atlas, field), (x, y, z))
-    for name, share in zip(PAINTS, shares(atlas, *texture(atlas, generator, step)), strict=True):
+    for name, share in zip(PAINTS, shares(atlas, *texture(atlas.tissue, generator, step)), strict=True):
         yield pull(share[None], into)[0].lerp_(torch.tensor(float(name == "bone")), beside)
 
 
-def skin_of(atlas: Tensor, field: Tensor) -> Tensor:
+def skin_of(atlas: Atlas, field: Tensor) -> Tensor:
     """Share of skin in a head, canonical.MODEL_SHAPE float32."""
-    skin = F.avg_pool3d((atlas == TISSUES.index("skin")).float()[None], STEP_MM)
+    skin = F.avg_pool3d(((atlas.tissue == TISSUES.index("skin")) * atlas.share())[None], STEP_MM)
     return warp_volume(skin, dense(field, MODEL_SHAPE))[0]
 
 

@@ -4,18 +4,27 @@ Cubic B-splines fitted by gradient descent from coarse to fine (Rueckert et al.,
 difference as measure and the second differences of control points as penalty.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
 from cpmae.canonical import Conformed
+from cpmae.models.atlas import Atlas
 from cpmae.models.field import control_shape, dense, warp_volume
-from cpmae.models.paint import paint_labels
+from cpmae.models.paint import paint_atlas
 from cpmae.models.tissue import BRAIN
 from cpmae.models.vqvae import STEP_MM
 
-BRAIN_COUNTS = 2.0  # a mismatch of the brain's edge, beside one of the brain's median intensity
+MOST = 0.6  # of the brain's median intensity; what is brighter counts as this does
+AIR_COUNTS = 0.5  # air in the place of tissue, beside a mismatch by the brain's median intensity
+BRAIN_COUNTS = 0.5  # the same of the brain's edge
+DARK = 0.1  # of the brain's median intensity: less than this is air, or bone
+BONE_MM = 30  # no bone is farther from the brain and as thick as air is
 BENDING = 5e-3
+ATLAS_BENDING = 5e-4
 
 
 def register(
@@ -57,12 +66,15 @@ def register(
 
 
 def fit_atlas(
-    atlas: Tensor, paints: Tensor, known: Conformed, brain: Conformed, iterations: tuple[int, int] = (50, 8)
+    atlas: Atlas, paints: Tensor, known: Conformed, brain: Conformed, iterations: tuple[int, int] = (60, 20)
 ) -> Tensor:
     """The field through which the painted atlas looks like what is known of a head.
 
+    All that is bright counts alike: how bright fat is depends on coil and sequence, where tissue ends does not. Air has
+    a measure of its own, since there are contrasts where muscle is hardly brighter.
+
     Args:
-        atlas: (X, Y, Z) uint8, index of `TISSUES` or `BRAIN`.
+        atlas: of GRID_SHAPE.
         paints: (len(PAINTS),) the head's contrast.
         known: what may be looked at, brain included.
         brain: the brain alone.
@@ -71,15 +83,31 @@ def fit_atlas(
     Returns:
         (3, *control_shape()) float32, mm; smooth, and so wrong far from what is known.
     """
-    flat = torch.zeros(atlas.shape)
-    moving = F.avg_pool3d(
-        torch.stack([paint_labels(atlas, paints, flat, flat), (atlas == BRAIN).float()])[None], STEP_MM
-    )
+    flat = torch.zeros(atlas.tissue.shape)
+    painted = paint_atlas(atlas, paints, flat, flat).clamp_(max=MOST)
+    moving = F.avg_pool3d(torch.stack([painted, 1 - atlas.share(), (atlas.tissue == BRAIN).float()])[None], STEP_MM)
     inside = torch.from_numpy(brain.mask).float()
-    fixed = torch.stack([torch.from_numpy(known.data).clamp(max=3), inside])
+    air = torch.from_numpy(air_around(known, brain))
+    fixed = torch.stack([torch.from_numpy(known.data).clamp(max=MOST), air, inside])
     # the brain's own intensities are no tissue's: only where its edge is counts there
-    counts = torch.stack([torch.from_numpy(known.mask) * (1 - inside), torch.full_like(inside, BRAIN_COUNTS)])
-    return register(fixed, moving[0], counts, iterations=iterations)
+    outside = torch.from_numpy(known.mask) * (1 - inside)
+    counts = torch.stack([outside, AIR_COUNTS * outside, torch.full_like(inside, BRAIN_COUNTS)])
+    return register(fixed, moving[0], counts, iterations=iterations, bending=ATLAS_BENDING)
+
+
+def air_around(known: Conformed, brain: Conformed) -> NDArray[np.float32]:
+    """Share of air, as far as it is known, canonical.MODEL_SHAPE.
+
+    Dark voxels are air where they go on far from the brain, as bone does not; beside them voxels are air in part.
+    """
+    dark = known.mask & (known.data < DARK)
+    cube = np.ones((3, 3, 3), bool)
+    parts, _ = ndimage.label(ndimage.binary_erosion(dark, cube))
+    far = ndimage.distance_transform_edt(~brain.mask, sampling=STEP_MM) > BONE_MM
+    reaching = np.setdiff1d(parts[far], 0)
+    air = ndimage.binary_dilation(np.isin(parts, reaching), cube) & dark
+    beside = ndimage.binary_dilation(air, cube) & known.mask
+    return np.where(beside, 1 - (known.data / MOST).clip(0, 1), 0).astype(np.float32)
 
 
 def _bending(field: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.mae import MAEConfig
 from cpmae.models.vqvae import VQVAEConfig
 
-FORMAT = 3
+FORMAT = 4
 DEFAULT_NAME = "head.safetensors"
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpmae.errors import DeviceError
+from cpmae.models.atlas import Atlas
 from cpmae.models.field import GRID_SHAPE
 from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig
 from cpmae.models.palette import Palette
@@ -32,7 +33,8 @@ class HeadConfig:
 class HeadModel(nn.Module):
     """e1, e2, d2 with its atlas, the masked autoencoder and the palette. Volumes that go in have `STEP_MM`."""
 
-    half_atlas: Tensor  # (X / 2, Y, Z) of GRID_SHAPE, uint8; the other half mirrors it
+    half_tissue: Tensor  # (X / 2, Y, Z) of GRID_SHAPE, uint8, of the atlas; the other half mirrors it
+    half_solid: Tensor
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -45,13 +47,20 @@ class HeadModel(nn.Module):
         self.fine = FineMAE(config.mae, config.vqvae)
         self.palette = Palette()
         x, y, z = GRID_SHAPE
-        self.register_buffer("half_atlas", torch.zeros(x // 2, y, z, dtype=torch.uint8))
+        for name in ("half_tissue", "half_solid"):
+            self.register_buffer(name, torch.zeros(x // 2, y, z, dtype=torch.uint8))
         del self.brain.decoder, self.brain.from_code  # d1 serves training alone
 
     @property
-    def atlas(self) -> Tensor:
-        """GRID_SHAPE uint8, index of `TISSUES` or `BRAIN`: the head that d2's fields lead to."""
-        return torch.cat([self.half_atlas, self.half_atlas.flip(0)])
+    def atlas(self) -> Atlas:
+        """The head that d2's fields lead to, GRID_SHAPE, on the CPU."""
+        halves = (self.half_tissue.cpu(), self.half_solid.cpu())
+        return Atlas(*(torch.cat([half, half.flip(0)]) for half in halves))
+
+    def set_atlas(self, atlas: Atlas) -> None:
+        """Keep one half of an atlas of GRID_SHAPE that is symmetric."""
+        self.half_tissue.copy_(atlas.tissue[: len(self.half_tissue)])
+        self.half_solid.copy_(atlas.solid[: len(self.half_solid)])
 
     @property
     def device(self) -> torch.device:

@@ -55,7 +55,7 @@ def prepare_scans(source: Path, folder: Path, model: HeadModel, part: int = 0, p
         inner = canonical.conform(volume, mask, pose, unit)
         known = whole.mask & (inner.mask | (whole.data != 0))
         paints = paints_for(model, inner)
-        field = fit_atlas(model.atlas.cpu(), paints, Conformed(whole.data, known), inner)
+        field = fit_atlas(model.atlas, paints, Conformed(whole.data, known), inner)
         image = inner.data.astype(np.float16)
         with whole_file(target) as file:
             np.savez_compressed(file, image=image, brain=inner.mask, field=field.numpy(), known=known)

@@ -19,6 +19,7 @@ import torch
 from cpmae.errors import SettingsError
 from cpmae.io.output import whole_file
 from cpmae.models import checkpoint
+from cpmae.models.atlas import Atlas
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.training import anatomy, data, groupwise, loop, mae, palette, population, scans, synth
 from cpmae.training.loop import LoopSettings
@@ -125,7 +126,7 @@ def train_vqvaes(
     drawn = (examples / POPULATION).exists()
     if drawn:
         config, colours = HeadConfig(), None
-        atlas = torch.from_numpy(population.Population.load(examples / POPULATION).atlas)
+        atlas = Atlas.from_labels(population.Population.load(examples / POPULATION).atlas)
         model = VQVAEs(config.vqvae)
         stream = partial(data.batches, examples)
     else:
@@ -148,7 +149,7 @@ def train_vqvaes(
             colours = torch.load(target, weights_only=True)["palette"]
         elif colours is None:
             colours = palette.train_palette(*palette.simulate(examples, palette_scans, seed))[0].state_dict()
-        state = {"vqvae": average.state_dict(), "palette": colours, "atlas": atlas}
+        state = {"vqvae": average.state_dict(), "palette": colours, "atlas": torch.stack(atlas)}
         state |= {"config": asdict(config)} | ({} if drawn else {"trained_on": "scans"})
         torch.save(state, target.with_suffix(".partial"))
         target.with_suffix(".partial").replace(target)
@@ -222,5 +223,5 @@ def export(
     model.coarse.load_state_dict(prior.coarse.state_dict())
     model.fine.load_state_dict(prior.fine.state_dict())
     model.palette.load_state_dict(state["palette"])
-    model.half_atlas.copy_(state["atlas"][: len(model.half_atlas)])
+    model.set_atlas(Atlas(*state["atlas"]))
     checkpoint.save(model, out, about)
