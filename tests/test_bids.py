@@ -541,3 +541,27 @@ def test_the_real_way_takes_an_anatomical_image_of_several_volumes(tmp_path: Pat
     checked = verify_run(forms.open_scan(root / name), forms.open_scan(out / name), found.stored == 0)
     assert checked.ok, checked.failures
     assert b"Doe^Jane" not in everything(out)
+
+
+def test_the_real_way_takes_no_mask_over_that_does_not_fit(tmp_path: Path) -> None:
+    """The origin of the T1w was moved, and its code still says that it is the scanner's frame."""
+    root, out = tmp_path / "in", tmp_path / "out"
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    with resources.as_file(resources.files("cpmae") / "weights" / cli.EXAMPLE) as example:
+        head: Any = nib.load(example)
+    stored, affine = np.asarray(head.dataobj)[::2, ::2, ::2], head.affine @ np.diag([2, 2, 2, 1])
+    moved = affine.copy()
+    moved[:3, 3] += (0, 20, -50)
+    (root / "sub-1/anat").mkdir(parents=True)
+    for name, data, grid in (("T1w", stored, moved), ("FLAIR", stored[:, :, 1:], affine)):
+        image = nib.Nifti1Image(np.ascontiguousarray(data), grid)
+        image.header.set_sform(grid, 1)
+        image.to_filename(root / f"sub-1/anat/sub-1_{name}.nii")
+    code, output = cpmae("bids", root, out, "participant", "--placement", "raw", "--device", "cpu")
+    assert code == 0, output
+    account = Records(out).read("sub-1/anat/sub-1_FLAIR.nii")["account"]  # type: ignore[index]
+    assert account["brain_mask_from"] == "deepbet"
+    assert any("sub-1_T1w.nii: the brain mask of another scan does not fit" in w for w in account["warnings"])
+    one, other = (nifti.load(out / f"sub-1/anat/sub-1_mod-{name}_defacemask.nii") for name in ("T1w", "FLAIR"))
+    kept = one.stored[:, :, 1:] == 0, other.stored == 0
+    assert 2 * (kept[0] & kept[1]).sum() > 0.95 * (kept[0].sum() + kept[1].sum())
