@@ -221,13 +221,17 @@ def _bids_paths(value: Any) -> list[str]:
 
 
 def _numbers(text: str, path: PurePosixPath) -> str:
-    """The text of a .bval or .bvec file, which is numbers and no more."""
+    """The text of a .bval or .bvec file, which is numbers and no more.
+
+    What else stands there may be anything, and is not quoted: records are shared with the results.
+    """
     rows = [line.split() for line in text.splitlines() if line.strip()]
-    try:
-        for word in (word for row in rows for word in row):
-            float(word)
-    except ValueError as error:
-        raise ScanError(f"{path} holds something that is no number ({error}), correct it") from error
+    for i, row in enumerate(rows, 1):
+        for j, word in enumerate(row, 1):
+            try:
+                float(word)
+            except ValueError:
+                raise ScanError(f"{path} holds something that is no number (row {i}, column {j}), correct it") from None
     return "".join(" ".join(row) + "\n" for row in rows)
 
 
