@@ -12,7 +12,9 @@ import nibabel as nib
 import numpy as np
 import phantom
 import torch
+from numpy.typing import NDArray
 
+from cpmae.bids.plan import Task
 from cpmae.bids.work import deidentify_scan
 from cpmae.canonical import Pose
 from cpmae.errors import ScanError
@@ -21,6 +23,7 @@ from cpmae.io.mask import mask_scan
 from cpmae.io.together import Writer, write_together
 from cpmae.options import Options
 from cpmae.steps import Head
+from cpmae.volume import Volume
 
 SHAPE = (20, 22, 24)
 AFFINE = np.diag([9.0, 9.0, 9.0, 1.0])
@@ -107,7 +110,7 @@ def make(root: Path) -> list[bytes]:
     text(root / "sub-01" / "ses-1" / f"{sub}_scans.tsv", f"filename\tacq_time\nx\t{new('acqtime')}\n")
     image(func / f"{sub}_task-rest_bold.nii.gz", new, (*SHAPE, 3))
     image(func / f"{sub}_task-rest_sbref.nii.gz", new)
-    text(func / f"{sub}_task-rest_events.tsv", f"onset\tduration\tnote\n1.0\t2\t{new('note')}\n")
+    text(root / "task-rest_events.tsv", f"onset\tduration\tnote\n1.0\t2\t{new('note')}\n")
     image(dwi / f"{sub}_dwi.nii.gz", new, (*SHAPE, 2))
     text(dwi / f"{sub}_dwi.bval", "0 1000\n")
     text(dwi / f"{sub}_dwi.bvec", "0 1\n0 0\n0 0\n")
@@ -173,4 +176,15 @@ def drawn(input: Path, options: Options, *, weights: Path | None = None) -> Head
     return Head(Pose(np.eye(4), 1.0, 0.0), torch.full((3, 2, 2, 2), float(value)))
 
 
-work = partial(deidentify_scan, deidentify=stand_in, draw=drawn)
+def fits(volume: Volume, mask: NDArray) -> tuple[bool, str | None]:
+    """As `steps.lent_mask_fits`, which finds no brain in these images."""
+    return True, None
+
+
+def told(task: Task, staging: Path) -> tuple[list[Path], dict[str, Any]]:
+    """Work that does nothing but tell what it was given."""
+    (task.target / "told").write_text(f"{task.weights}\n{task.options.brain_extractor}\n")
+    return [], {"brain_extractor": task.options.brain_extractor}
+
+
+work = partial(deidentify_scan, deidentify=stand_in, draw=drawn, fits=fits)

@@ -1,5 +1,7 @@
 """A batch: what is done, done again, and left; what becomes of scans that fail and of workers that die."""
 
+import errno
+import fcntl
 import io
 import json
 import os
@@ -23,7 +25,7 @@ from cpmae import progress
 from cpmae.batch import cluster, lease, temporary
 from cpmae.batch.engine import TRIES, attempt, run
 from cpmae.batch.records import Job, Outcome, Records
-from cpmae.errors import ClusterError, MissingExtraError, ScanError
+from cpmae.errors import ClusterError, MissingExtraError, OutputError, ScanError
 
 
 @pytest.fixture(autouse=True)
@@ -235,6 +237,55 @@ def test_a_folder_of_another_host_counts_as_dead_only_when_long_untouched(root: 
     assert lease.remove_dead(root, ".x-") == []
     os.utime(root / ".x-2", (long_ago, long_ago))
     assert lease.remove_dead(root, ".x-") == [root / ".x-2"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_where_files_cannot_be_locked_the_last_touch_tells(
+    root: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(file: object, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with lease.leased_folder(root, ".x-") as mine:
+        assert lease.remove_dead(root, ".x-") == [] and mine.is_dir()
+        long_ago = time.time() - lease.DEAD_AFTER_S - 10
+        os.utime(mine / lease.LEASE, (long_ago, long_ago))
+        assert lease.remove_dead(root, ".x-") == [mine]
+
+
+def test_a_folder_that_cannot_be_locked_for_another_reason_goes_and_says_so(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OutputError, match="choose another one"), lease.leased_folder(root, ".x-"):
+        pass
+    assert list(root.iterdir()) == []
+    (root / ".x-1").mkdir()
+    (root / ".x-1" / lease.LEASE).touch()
+    with pytest.raises(OutputError, match="remove it"):
+        lease.remove_dead(root, ".x-")
+
+
+def test_a_touch_that_fails_is_not_the_last_one(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failures, touch = [errno.ESTALE, errno.EIO], os.utime
+
+    def utime(path: Path) -> None:
+        if failures:
+            raise OSError(failures.pop(), "away")
+        touch(path)
+
+    monkeypatch.setattr(lease, "TOUCH_EVERY_S", 0.01)
+    with lease.leased_folder(root, ".x-") as mine:
+        touch(mine / lease.LEASE, (0, 0))
+        monkeypatch.setattr(os, "utime", utime)
+        until = time.time() + 20
+        while (mine / lease.LEASE).stat().st_mtime < 1 or failures:
+            assert time.time() < until
+            time.sleep(0.01)
 
 
 def test_a_link_that_somebody_put_there_is_left_alone_and_stops_nothing(root: Path) -> None:

@@ -182,7 +182,8 @@ def test_who_lends_a_mask_to_whom(derivative: Path, source: tuple) -> None:
     t1w = f"{S}/anat/sub-01_ses-1_T1w.nii.gz"
     assert records["sub-01_ses-1_T1w.nii.gz.json"] == "stand-in"  # found its own
     assert records["sub-01_ses-1_T2w.nii.json"] == t1w  # another grid in the same frame
-    assert records["sub-01_ses-1_inv-2_MP2RAGE.nii.gz.json"] == f"{S}/anat/sub-01_ses-1_inv-1_MP2RAGE.nii.gz"
+    assert records["sub-01_ses-1_inv-1_MP2RAGE.nii.gz.json"] == f"{S}/anat/sub-01_ses-1_inv-2_MP2RAGE.nii.gz"
+    assert records["sub-01_ses-1_inv-2_MP2RAGE.nii.gz.json"] == t1w
     assert records["sub-01_ses-1_phasediff.nii.gz.json"] == f"{S}/fmap/sub-01_ses-1_magnitude1.nii.gz"
     assert records["sub-01_ses-1_task-rest_bold.nii.gz.json"] == t1w
 
@@ -251,6 +252,88 @@ def test_whose_head_all_scans_of_a_person_get(case: str, tmp_path: Path) -> None
     some = [scan for scan in dataset.scans if scan.path != chosen]  # that it is not to be done now changes nothing
     assert {job.task.head for job in plan.jobs(dataset, some, tmp_path, Settings(key=SECRET))} == {chosen}
     assert {job.task.head for job in plan.jobs(dataset, some, tmp_path, Settings())} == {None}
+
+
+FOLLOWED = {  # scan: whose mask it would take first
+    "the second inversion, then the maps": {
+        "anat/inv-2_MP2RAGE": None,
+        "anat/inv-1_MP2RAGE": "anat/inv-2_MP2RAGE",
+        "anat/inv-2_part-phase_MP2RAGE": "anat/inv-2_MP2RAGE",
+        "anat/UNIT1": "anat/inv-2_MP2RAGE",
+        "anat/T1map": "anat/inv-2_MP2RAGE",
+    },
+    "the uniform image, where it is alone with a map": {"anat/UNIT1": None, "anat/T1map": "anat/UNIT1"},
+    "flips, pulses and echoes": {
+        "anat/flip-1_VFA": None,
+        "anat/flip-2_VFA": "anat/flip-1_VFA",
+        "anat/acq-m_flip-1_mt-off_echo-1_MPM": None,
+        "anat/acq-m_flip-1_mt-on_echo-1_MPM": "anat/acq-m_flip-1_mt-off_echo-1_MPM",
+        "anat/T1map": "anat/flip-1_VFA",
+        "anat/acq-m_MTsat": "anat/acq-m_flip-1_mt-off_echo-1_MPM",
+    },
+    "no other acquisition": {"anat/run-1_UNIT1": None, "anat/run-2_UNIT1": None, "anat/run-2_T2map": None},
+}
+
+
+@pytest.mark.parametrize("case", FOLLOWED)
+def test_whose_mask_images_of_one_acquisition_take(case: str) -> None:
+    dataset = scans_of(*FOLLOWED[case])
+    found = {scan.path: plan.references(scan, dataset.scans) for scan in dataset.scans}
+    names = {(path.parent.name + "/" + path.name.removeprefix("sub-1_")).split(".")[0]: r for path, r in found.items()}
+    paths = {name: scan.path for name, scan in zip(FOLLOWED[case], dataset.scans, strict=True)}
+    first = {name: next((r.path for r in references), None) for name, references in names.items()}
+    assert first == {name: paths[lender] if lender else None for name, lender in FOLLOWED[case].items()}
+
+
+TABLES = {  # a table, a scan: the table's new name
+    ("task-a_events.tsv", "ses-1/func/task-a_run-1_bold"): "ses-1/func/sub-1_ses-1_task-a_run-1_events.tsv",
+    ("task-a_events.tsv", "func/task-a_run-2_echo-1_bold"): "func/sub-1_task-a_run-2_events.tsv",
+    ("sub-1/func/sub-1_task-a_events.tsv", "func/task-a_run-2_bold"): "func/sub-1_task-a_events.tsv",
+    ("sub-1/sub-1_aslcontext.tsv", "perf/run-1_asl"): "perf/sub-1_run-1_aslcontext.tsv",
+    ("aslcontext.tsv", "perf/asl"): "perf/sub-1_aslcontext.tsv",
+    ("dwi.bval", "dwi/dir-AP_dwi"): "dwi/sub-1_dir-AP_dwi.bval",
+}
+
+
+@pytest.mark.parametrize("case", TABLES, ids=" ".join)
+def test_a_table_that_is_inherited_gets_the_name_of_the_scan(case: tuple[str, str], tmp_path: Path) -> None:
+    table, dataset = PurePosixPath(case[0]), scans_of(case[1])
+    files = {**dataset.files, table: bids.parse(table.name)}
+    found = plan.jobs(bids.Dataset(dataset.root, dataset.scans, files, ()), dataset.scans, tmp_path, Settings("raw"))  # type: ignore[arg-type]
+    assert [(str(a), str(b)) for a, _, b in found[0].task.tables] == [(case[0], f"sub-1/{TABLES[case]}")]
+
+
+def test_workers_get_paths_that_mean_the_same_everywhere(
+    source: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with resources.as_file(resources.files("cpmae") / "weights" / "head.json") as about:
+        shutil.copy(about, tmp_path / "own.json")
+    (tmp_path / "tool.sh").touch()
+    monkeypatch.chdir(tmp_path)
+    dataset = bids.find(source[0])
+    settings = Settings(
+        weights=Path("own.safetensors"), options=Options(brain_extractor="command:./tool.sh {input} {mask}")
+    )
+    app.participant(dataset, dataset.scans[:1], Path("out"), settings, tell=lambda *e: None, work=bids_data.told)
+    weights, extractor = (tmp_path / "out" / "told").read_text().splitlines()
+    assert weights == str(tmp_path / "own.safetensors")
+    assert extractor == f"command:{tmp_path}/tool.sh '{{input}}' '{{mask}}'"
+    assert str(tmp_path) not in str([record["account"] for record in Records(tmp_path / "out").all()])
+
+
+def test_a_gradient_that_is_no_number_is_not_quoted(source: tuple, tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(source[0], root)
+    (root / S / "dwi" / "sub-01_ses-1_dwi.bval").write_text("\n0 Doe^Jane\n")
+    assert participant(root, out) == {"done": COUNT - 1, "failed": 1}
+    assert "no number (row 1, column 2)" in (out / "failures.tsv").read_text()
+    assert b"Doe" not in everything(out / ".cpmae") + (out / "failures.tsv").read_bytes()
+
+
+def test_windows_is_refused_in_a_sentence(source: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    code, output = cpmae("bids", source[0], tmp_path / "o", "participant")
+    assert code == 1 and "does not run on Windows, use Linux" in output and not (tmp_path / "o").exists()
 
 
 ECHOES = [
@@ -541,3 +624,27 @@ def test_the_real_way_takes_an_anatomical_image_of_several_volumes(tmp_path: Pat
     checked = verify_run(forms.open_scan(root / name), forms.open_scan(out / name), found.stored == 0)
     assert checked.ok, checked.failures
     assert b"Doe^Jane" not in everything(out)
+
+
+def test_the_real_way_takes_no_mask_over_that_does_not_fit(tmp_path: Path) -> None:
+    """The origin of the T1w was moved, and its code still says that it is the scanner's frame."""
+    root, out = tmp_path / "in", tmp_path / "out"
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    with resources.as_file(resources.files("cpmae") / "weights" / cli.EXAMPLE) as example:
+        head: Any = nib.load(example)
+    stored, affine = np.asarray(head.dataobj)[::2, ::2, ::2], head.affine @ np.diag([2, 2, 2, 1])
+    moved = affine.copy()
+    moved[:3, 3] += (0, 20, -50)
+    (root / "sub-1/anat").mkdir(parents=True)
+    for name, data, grid in (("T1w", stored, moved), ("FLAIR", stored[:, :, 1:], affine)):
+        image = nib.Nifti1Image(np.ascontiguousarray(data), grid)
+        image.header.set_sform(grid, 1)
+        image.to_filename(root / f"sub-1/anat/sub-1_{name}.nii")
+    code, output = cpmae("bids", root, out, "participant", "--placement", "raw", "--device", "cpu")
+    assert code == 0, output
+    account = Records(out).read("sub-1/anat/sub-1_FLAIR.nii")["account"]  # type: ignore[index]
+    assert account["brain_mask_from"] == "deepbet"
+    assert any("sub-1_T1w.nii: the brain mask of another scan does not fit" in w for w in account["warnings"])
+    one, other = (nifti.load(out / f"sub-1/anat/sub-1_mod-{name}_defacemask.nii") for name in ("T1w", "FLAIR"))
+    kept = one.stored[:, :, 1:] == 0, other.stored == 0
+    assert 2 * (kept[0] & kept[1]).sum() > 0.95 * (kept[0].sum() + kept[1].sum())

@@ -11,7 +11,7 @@ import pytest
 from conftest import refused_to_nobody
 
 from cpmae.bids import plan
-from cpmae.bids.frames import Grid, mask_for
+from cpmae.bids.frames import Grid, mask_for, same_frame
 from cpmae.errors import ScanError
 from cpmae.io import bids
 
@@ -33,7 +33,7 @@ GRID = Grid((20, 20, 20), np.diag([2.0, 2, 2, 1]), 1)
     [
         (Grid((20, 20, 20), np.diag([2.0, 2, 2, 1]), 0), 1000),  # the same grid, whatever the code
         (Grid((40, 20, 20), np.diag([1.0, 2, 2, 1]), 1), 500),  # half the size along x, the same frame
-        (Grid((40, 20, 20), np.diag([1.0, 2, 2, 1]), 2), None),  # another frame
+        (Grid((40, 20, 20), np.diag([1.0, 2, 2, 1]), 4), None),  # another frame
         (Grid((40, 20, 20), np.diag([1.0, 2, 2, 1]), 0), None),  # no frame
         (Grid((20, 20, 20), np.array([[2.0, 0, 0, 30], [0, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]]), 1), None),  # cut
     ],
@@ -44,6 +44,14 @@ def test_a_mask_is_taken_over_by_the_rule(tmp_path: Path, other: Grid, expected:
     nib.Nifti1Image(mask, other.affine).to_filename(tmp_path / "mask.nii")
     found = mask_for(GRID, other, tmp_path / "mask.nii")
     assert (None if found is None else int(found.sum())) == expected
+
+
+@pytest.mark.parametrize(("code", "one"), [(1, True), (2, False), (3, True), (4, True), (5, False)])
+def test_a_code_is_a_frame_if_it_says_which(code: int, one: bool) -> None:
+    """Two files that are aligned (2), or in another template's space (5), may be so to two things."""
+    grid, other = Grid((20, 20, 20), np.eye(4), code), Grid((20, 20, 10), np.diag([1.0, 1, 2, 1]), code)
+    assert same_frame(grid, other) == one
+    assert same_frame(grid, grid)
 
 
 @pytest.mark.parametrize(("part", "expected"), [([0], None), ([1, 2, 3], 19 * 20 * 20)])

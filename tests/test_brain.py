@@ -231,6 +231,24 @@ extract_brain(Volume(np.ones((20, 20, 20), np.float32), np.eye(4)), {command!r})
         os.kill(int(pid_file.read_text()), 0)
 
 
+def test_a_tool_is_found_from_the_folder_of_the_caller(
+    ras: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs in a temporary folder; of its words those are paths that have a slash and a file."""
+    mask = phantom.head()[1]
+    put(tmp_path / "found.nii.gz", phantom.nifti_bytes_of(mask.astype(np.uint8), ras.affine))
+    (tmp_path / "tool.sh").write_text('#!/bin/sh\ncp "$3" "$2"\n')
+    (tmp_path / "tool.sh").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    command = "command:./tool.sh {input} {mask} ./found.nii.gz"
+    assert np.array_equal(brain.extract_brain(ras, command), mask)
+    whole = brain.with_whole_paths(command)
+    monkeypatch.chdir("/")
+    assert np.array_equal(brain.extract_brain(ras, whole), mask) and brain.with_whole_paths(whole) == whole
+    assert brain.with_whole_paths("robex") == "robex"
+    assert brain.with_whole_paths("command:bet {input} a/b") == "command:bet '{input}' a/b"
+
+
 # a mask from a file
 
 

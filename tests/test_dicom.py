@@ -299,7 +299,10 @@ def test_padding_range_and_inverted_grey(tmp_path: Path) -> None:
         ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "a projection"),
         ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "a screenshot"),
         ({"Modality": "CT"}, "its modality is CT"),
-        ({"BodyPartExamined": "KNEE"}, "no head but KNEE"),
+        *(
+            ({"BodyPartExamined": part}, f"no head but {part}")
+            for part in ("KNEE", "HEART", "CARDIAC", "ILIAC", "FOREARM", "SURFACE COIL")
+        ),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "a colour picture (PALETTE COLOR)"),
         ({"SamplesPerPixel": 3}, "a colour picture"),
         ({"ImagePositionPatient": None}, "say not where they lie"),
@@ -308,6 +311,14 @@ def test_padding_range_and_inverted_grey(tmp_path: Path) -> None:
 def test_what_is_no_head_volume(tmp_path: Path, change: dict, words: str) -> None:
     dp.classic(tmp_path, STORED[:, :, :2], AFFINE, **change)
     assert words in str(dicom.no_head(one_series(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "part", ["HEAD", "HEADNECK", "WHOLEBRAIN", "EAR", "INNER EAR", "IAC_TMJ", "EYES", "ORBITS", "", None]
+)
+def test_parts_of_the_head_are_known(tmp_path: Path, part: str | None) -> None:
+    dp.classic(tmp_path, STORED[:, :, :2], AFFINE, BodyPartExamined=part)
+    assert dicom.no_head(one_series(tmp_path)) is None
 
 
 def test_three_planes_are_no_volume_and_a_head_is_one(tmp_path: Path) -> None:

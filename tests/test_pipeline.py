@@ -3,6 +3,7 @@
 import copy
 import os
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import nibabel as nib
@@ -12,11 +13,13 @@ import pytest
 import torch
 
 from cpmae import canonical, pipeline, steps, verify
+from cpmae.brain import extract_brain
 from cpmae.errors import BrainMaskError, ScanError, WeightsError
 from cpmae.io import nifti
 from cpmae.io.nifti import NiftiScan
 from cpmae.models import checkpoint
 from cpmae.models.head import HeadModel
+from cpmae.shared_mask import mask_on
 from cpmae.volume import Volume
 
 
@@ -260,3 +263,28 @@ def test_a_flat_brain_is_refused(model: HeadModel) -> None:
     scan, brain = scan_of(), brain_of()
     with pytest.raises(ScanError, match="one and the same"):
         run(scan.with_stored(np.where(brain, 100, scan.stored).astype(np.int16)), brain, model)
+
+
+LENT = {
+    "its own": ("seen", (0, 0, 0), True, None),
+    "a contrast in which white is dark": ("dark", (0, 0, 0), True, None),
+    "somebody nodded": ("seen", (0, 5, -5), True, None),
+    "forward and down, onto the mouth": ("seen", (0, 20, -50), False, "does not fit"),
+    "to the side": ("dark", (25, 0, 0), False, "does not fit"),
+    "air is bright: nobody sees a brain": ("negative", (0, 20, -50), True, "see whether it fits"),
+}
+
+
+@pytest.mark.parametrize("case", LENT)
+def test_a_mask_that_another_scan_lends_has_to_fit_the_image(case: str) -> None:
+    contrast, move, fits, says = LENT[case]
+    with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as path:
+        head = nifti.read(path)
+    stored, affine = np.asarray(head.stored)[::2, ::2, ::2].astype(np.float32), head.affine @ np.diag([2, 2, 2, 1])
+    brain = extract_brain(Volume(stored, affine))
+    moved = affine.copy()
+    moved[:3, 3] += move
+    seen = {"seen": stored, "dark": np.where(stored > 60, 1000 - stored, stored), "negative": 1000 - stored}
+    mask = mask_on(brain, moved, brain.shape, affine)
+    found, doubt = steps.lent_mask_fits(Volume(seen[contrast], affine), mask)
+    assert found == fits and (doubt is None if says is None else says in str(doubt))

@@ -476,3 +476,18 @@ def plane(data: pydicom.Dataset) -> NDArray[np.float64]:
     affine[:3, 2] = np.cross(across, down) * float(data.SliceThickness)
     affine[:3, 3] = data.ImagePositionPatient
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def test_a_series_whose_header_puts_it_elsewhere_has_its_own_brain(tmp_path: Path) -> None:
+    """Both say one frame of reference, but the second lies 50 mm off in it."""
+    moved = AFFINE.copy()
+    moved[:3, 3] += (0, 20, -50)
+    dp.classic(tmp_path / "in" / "1", STORED, AFFINE, SeriesNumber=1)
+    dp.classic(tmp_path / "in" / "2", STORED, moved, SeriesNumber=2, SeriesDescription="t2", EchoTime=90)
+    ran = run("deidentify", tmp_path / "in", tmp_path / "out", "--json")
+    assert ran.exit_code == 0, ran.output
+    told = "series 2 (t2): the brain mask of another scan does not fit"
+    assert [text for text in json.loads(ran.stdout)["warnings"] if text.startswith(told)]
+    for number in (1, 2):
+        kept = volume(tmp_path / "out" / f"study-01/series-00{number}") == STORED
+        assert kept[BRAIN].mean() > 0.9, number

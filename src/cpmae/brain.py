@@ -269,12 +269,7 @@ def _command(volume: Volume, template: str) -> NDArray[np.bool_]:
         raise BrainMaskError(
             f"the command {template!r} lacks {{input}} or {{mask}}, put both where the tool wants its files"
         )
-    try:
-        words = shlex.split(template)
-    except ValueError as error:
-        raise BrainMaskError(
-            f"the command {template!r} cannot be split into words ({error}), correct its quotes"
-        ) from error
+    words = _words(with_whole_paths(COMMAND + template).removeprefix(COMMAND))  # the tool runs in another folder
     with tempfile.TemporaryDirectory(prefix="cpmae-") as folder:  # mode 0700
         source, target = Path(folder) / "input.nii.gz", Path(folder) / "mask.nii.gz"
         nib.Nifti1Image(volume.data, volume.affine).to_filename(source)
@@ -284,6 +279,29 @@ def _command(volume: Volume, template: str) -> NDArray[np.bool_]:
             if path.exists():
                 return load_brain_mask(path, volume.shape, volume.affine)
         raise BrainMaskError(f"{words[0]} ended well but wrote no mask, check where {{mask}} stands in {template!r}")
+
+
+def with_whole_paths(extractor: str) -> str:
+    """The same extractor for whoever starts it from another folder: paths of files that lie here begin at the root.
+
+    A path has a slash; a word without one is the name of a program, or anything.
+
+    Raises:
+        BrainMaskError: for a command that cannot be split into words.
+    """
+    if not extractor.startswith(COMMAND):
+        return extractor
+    words = _words(extractor.removeprefix(COMMAND))
+    return COMMAND + shlex.join(os.path.abspath(w) if "/" in w and os.path.exists(w) else w for w in words)
+
+
+def _words(template: str) -> list[str]:
+    try:
+        return shlex.split(template)
+    except ValueError as error:
+        raise BrainMaskError(
+            f"the command {template!r} cannot be split into words ({error}), correct its quotes"
+        ) from error
 
 
 def _run(words: list[str], folder: str) -> None:

@@ -1,6 +1,7 @@
 """`cpmae bids`: the BIDS App form, https://bids-apps.neuroimaging.io."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -79,6 +80,10 @@ def bids(
     ] = False,
 ) -> None:
     """De-identify a BIDS data set. A run that was stopped goes on where it was, with the same command."""
+    from cpmae.errors import SettingsError
+
+    if sys.platform == "win32":  # which lacks the locks that tell the living from the dead
+        raise SettingsError("cpmae bids does not run on Windows, use Linux, macOS or the Windows Subsystem for Linux")
     from cpmae.bids import app
     from cpmae.bids.key import read_key
     from cpmae.bids.plan import Settings

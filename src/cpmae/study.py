@@ -252,24 +252,31 @@ def _volume(
     run: _Run, series: Series, stack: Stack, pixels: dicom_scan.Pixels, own: _Head | None
 ) -> tuple[_Head, dict[tuple[int, int], NDArray], dict[str, Any]]:
     """A volume's new slices, with the brain of its series or its world, which is found here if it is not known yet."""
-    from cpmae import pipeline  # and with it torch, after the questions that need neither
+    from cpmae import pipeline, steps  # and with it torch, after the questions that need neither
 
     header = series.instances[stack.frames[0].instance].header
     values = dicom_pixels.value_range(header)
     scan = dicom_scan.to_scan(stack, pixels, values, header.get("PhotometricInterpretation") == "MONOCHROME1")
     world = series.world
     head = own or run.heads.get(world)
-    mask = None
+    mask = drawn = None
     if head:
+        drawn = head.drawn
         mask = mask_on(head.mask, head.affine, stack.shape, stack.affine)
+        if own is None:  # the first volume tells for the series whether the mask of the other one is its brain
+            fits, doubt = steps.lent_mask_fits(scan.scaled(), mask)
+            run.warnings += [f"{series.name}: {doubt}"] if doubt else []
+            if not fits:
+                head, mask, drawn = None, None, drawn.elsewhere()
     elif run.given_mask:
         mask = given_mask(run.given_mask, scan)
-    elif stack.holes:  # the pipeline would find the brain too, and keep what is interpolated from around it
+    if mask is None and stack.holes:
+        # the pipeline would find the brain too, and keep what is interpolated from around it
         device = run.options.device if run.options.device != "auto" else "cpu"
         mask = extract_brain(scan.scaled(), run.options.brain_extractor, device)
     if mask is not None:
         scan, mask = dicom_scan.without_holes(scan, mask, stack)
-    if head is None and t1w_score(series) < 2:
+    if head is None and drawn is None and t1w_score(series) < 2:
         run.warnings.append(f"there is no T1w in the world of {series.name}; its own brain was searched for")
     person = run.patients.setdefault(series.patient, len(run.patients))
     # another draw for each person, and in all volumes of one the same head and texture under other noise
@@ -279,7 +286,7 @@ def _volume(
         scan,
         brain_mask=mask,
         weights=run.weights,
-        head=head.drawn if head else None,
+        head=drawn,
         progress=run.tell,
         **asdict(options),
     )
@@ -292,7 +299,7 @@ def _volume(
             raise ScanError(f"protected voxels of {series.name} changed on the way, and the result was dropped")
     if head is None:
         head = _Head(done.head, done.brain_mask, stack.affine, scan, done.image)
-        run.heads[world] = head
+        run.heads.setdefault(world, head)
     account = {k: v for k, v in done.account.items() if k not in ("seed", "warnings", "metadata", "version")}
     return head, new, account
 

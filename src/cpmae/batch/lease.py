@@ -2,9 +2,10 @@
 
 A folder is alive while its maker holds a lock on the file `lease` in it, which the kernel lets go when a process ends
 in whatever way, and touches that file from time to time. Other hosts may not see the lock (some network file systems
-keep locks to the host); for them, a lease that has not been touched for `DEAD_AFTER_S` is a dead one.
+keep locks to the host, others know none); for them, a lease that has not been touched for `DEAD_AFTER_S` is a dead one.
 """
 
+import errno
 import fcntl
 import os
 import secrets
@@ -14,24 +15,39 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+from cpmae.errors import OutputError
 
 LEASE = "lease"
 TOUCH_EVERY_S = 20.0
 DEAD_AFTER_S = 900.0
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # Lustre without -o flock, some NFS
 
 
 @contextmanager
 def leased_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A private folder in `parent` that goes when the block ends; `remove_dead` knows it to be alive until then."""
+    """A private folder in `parent` that goes when the block ends; `remove_dead` knows it to be alive until then.
+
+    Raises:
+        OutputError: if it cannot be made.
+    """
     folder = parent / f"{prefix}{secrets.token_hex(8)}"
-    folder.mkdir(mode=0o700)
     done = threading.Event()
-    with open(folder / LEASE, "x+b") as lease:
-        fcntl.flock(lease, fcntl.LOCK_EX)
-        lease.write(socket.gethostname().encode())
-        lease.flush()
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(mode=0o700)
+            lease = stack.enter_context(open(folder / LEASE, "x+b"))
+            _lock(lease, fcntl.LOCK_EX)
+            lease.write(socket.gethostname().encode())
+            lease.flush()
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise OutputError(
+                f"{parent} can hold no folder for what is not complete yet ({error.strerror}), choose another one"
+            ) from error
         threading.Thread(target=_touch, args=(folder / LEASE, done), daemon=True).start()
         try:
             yield folder
@@ -41,28 +57,53 @@ def leased_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def remove_dead(parent: Path, prefix: str) -> list[Path]:
-    """Remove the folders of the dead with that prefix; returns which."""
+    """Remove the folders of the dead with that prefix; returns which.
+
+    Raises:
+        OutputError: if one cannot be looked at or removed.
+    """
     removed = []
     for folder in sorted(parent.glob(f"{prefix}*")):
-        with suppress(FileNotFoundError):  # another one removes it at the same time
+        try:
             found = folder.lstat()  # of a link itself: anybody may have put it there, and it may lead anywhere
             if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and _is_dead(folder):
                 shutil.rmtree(folder)
                 removed.append(folder)
+        except FileNotFoundError:  # another one removes it at the same time
+            continue
+        except OSError as error:
+            raise OutputError(
+                f"{folder}, left by a run that was killed, cannot be removed ({error.strerror}), remove it"
+            ) from error
     return removed
+
+
+def _lock(lease: IO[bytes], how: int) -> bool:
+    """Whether the file is locked now; not if its file system knows no locks.
+
+    Raises:
+        BlockingIOError: if another one holds it and `how` says not to wait.
+    """
+    try:
+        fcntl.flock(lease, how)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 def _touch(lease: Path, done: threading.Event) -> None:
     while not done.wait(TOUCH_EVERY_S):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # a network file system that is away for a while comes back
             os.utime(lease)
 
 
 def _is_dead(folder: Path) -> bool:
     try:
         with open(folder / LEASE, "r+b") as lease:
-            fcntl.flock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go again when the file is closed
-            here = lease.read() == socket.gethostname().encode()
+            locked = _lock(lease, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go again when the file is closed
+            here = locked and lease.read() == socket.gethostname().encode()  # else the lock says nothing of its maker
             age = time.time() - os.fstat(lease.fileno()).st_mtime
     except BlockingIOError:
         return False

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from cpmae.batch import cluster, engine
@@ -12,6 +13,7 @@ from cpmae.batch.records import Records
 from cpmae.bids import dataset as description
 from cpmae.bids.plan import Settings, jobs
 from cpmae.bids.work import deidentify_scan
+from cpmae.brain import with_whole_paths
 from cpmae.errors import OutputError, ScanError
 from cpmae.io.bids import Dataset, Scan
 
@@ -43,11 +45,12 @@ def participant(
     Raises:
         OutputError: if `target` is no place for the results.
         ScanError: if there is nothing to do.
+        BrainMaskError: for the command of a brain extractor that cannot be split into words.
         ClusterError, MissingExtraError.
     """
     if not scans:
         raise ScanError(f"{dataset.root} has no scan that was asked for, check labels and filter")
-    source, target = dataset.root.resolve(), target.resolve()
+    source, target, settings = dataset.root.resolve(), target.resolve(), _anywhere(settings)
     dataset = Dataset(source, dataset.scans, dataset.files, dataset.others)
     description.check_output(dataset, target, settings.placement)
     todo = jobs(dataset, scans, target, settings, description.source_uri(dataset, target))
@@ -76,6 +79,13 @@ def group(dataset: Dataset, scans: Sequence[Scan], target: Path) -> Counter[str]
     description.check_output(dataset, target, None)
     with _staging(target) as staging:
         return description.summarize(scans, target, staging)
+
+
+def _anywhere(settings: Settings) -> Settings:
+    """The same for workers that run in other folders."""
+    options = replace(settings.options, brain_extractor=with_whole_paths(settings.options.brain_extractor))
+    weights = settings.weights.resolve() if settings.weights else None
+    return replace(settings, options=options, weights=weights)
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 A mask is taken over from a scan of the same session if
 - the two have the same grid (shape, and corners within 0.1 mm), or
-- their headers give places in the same frame (the affine in use has the same code: scanner, aligned to another scan,
-  Talairach, MNI), and at least half of the brain lies in the other's field of view.
-Otherwise each scan finds its own. People move between scans: what is taken over fits as well as they lay still.
+- their headers give places in the same frame (the affine in use has the same code: scanner, Talairach, MNI), and at
+  least half of the brain lies in the other's field of view. Codes 2 and 5, aligned to something and another template,
+  say not to which; two scans that have them may lie anywhere to each other.
+Otherwise each scan finds its own. Headers may be wrong: `bids.work` compares what is taken over with the image.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from cpmae.volume import voxel_volume_ml
 
 SAME_MM = 0.1
 MIN_COVERED = 0.5
+_ONE_FRAME = (1, 3, 4)  # codes of NIfTI that stand for one frame in all scans of a session
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,11 @@ def grid_of(path: Path) -> Grid:
 
 def same_frame(grid: Grid, other: Grid) -> bool:
     """Whether two scans of one session give places in the same frame, by the rule."""
-    return _same_grid(grid, other) or (grid.code == other.code and grid.code != 0)
+    return same_grid(grid, other) or (grid.code == other.code and grid.code in _ONE_FRAME)
 
 
-def _same_grid(grid: Grid, other: Grid) -> bool:
+def same_grid(grid: Grid, other: Grid) -> bool:
+    """Whether each voxel of one is a voxel of the other, in the same place."""
     return grid.shape == other.shape and grid_distance_mm(grid.shape, grid.affine, other.affine) <= SAME_MM
 
 
@@ -76,7 +79,7 @@ def mask_for(grid: Grid, other: Grid, mask: Path) -> NDArray[np.bool_] | None:
     if not same_frame(grid, other):
         return None
     found = nifti.load(mask).stored != 0
-    if _same_grid(grid, other):
+    if same_grid(grid, other):
         return found
     brain = mask_on(found, other.affine, grid.shape, grid.affine)
     covered = brain.sum() * voxel_volume_ml(grid.affine) / max(1e-9, found.sum() * voxel_volume_ml(other.affine))

@@ -26,6 +26,9 @@ _MASK_ENTITIES = {
 _PLAIN_MASK = {"T1w", "dwi", "bold"}  # whose mask is `desc-brain`; those of others name their suffix too
 _DEFACEMASK_ENTITIES = {"sub", "ses", "task", "ce", "rec", "chunk", "acq", "run"}
 _SHOW_BRAINS_WELL = ("T1w", "T2w", "FLAIR", "PDw")  # and to every extractor
+# Maps, and the images that they are made of; these show brains better, and the second inversion best.
+_MAPS = {"UNIT1", "T1map", "R1map", "PDmap", "T2starmap", "R2starmap", "MTsat", "MTRmap"}
+_MADE_OF = {"MP2RAGE", "VFA", "MPM", "MTS"}
 _PHASES = {"phase", "phasediff", "phase1", "phase2", "fieldmap"}
 
 
@@ -176,7 +179,7 @@ def references(scan: Scan, session: Sequence[Scan]) -> list[Scan]:
     if scan.name.suffix == "T1w" and not is_phase(scan) and "echo" not in scan.name.entities:
         return []
     magnitudes = [other for other in session if other.path != scan.path and not is_phase(other)]
-    same = [other for other in magnitudes if _acquisition(other) == _acquisition(scan)]
+    same = [other for other in magnitudes if _of_one_acquisition(scan, other)]
     t1w = [other for other in magnitudes if other.name.suffix == "T1w"]
     if not is_phase(scan):  # the first image of an acquisition finds its brain, the others follow it
         same = [other for other in same if _order(other) < _order(scan)]
@@ -202,11 +205,23 @@ def _preference(suffix: str) -> int:
     return _SHOW_BRAINS_WELL.index(suffix) if suffix in _SHOW_BRAINS_WELL else len(_SHOW_BRAINS_WELL)
 
 
-def _order(scan: Scan) -> tuple[int, str]:
-    return len(scan.name.entities), str(scan.path)
+def _order(scan: Scan) -> tuple:
+    """Of the images of an acquisition, those that show the brain best come first."""
+    suffix, inversion = scan.name.suffix, scan.name.entities.get("inv", "2").lstrip("0")
+    made = (suffix in _MAPS) + (suffix in _MAPS - {"UNIT1"})
+    return made, suffix == "MP2RAGE" and inversion != "2", len(scan.name.entities), str(scan.path)
 
 
-def _acquisition(scan: Scan) -> tuple:
+def _of_one_acquisition(scan: Scan, other: Scan) -> bool:
+    """Whether two were taken at one and the same time, or the first is a map of that acquisition."""
+    (datatype, suffix, entities), (*_, others) = _acquisition(scan), _acquisition(other)
+    if (datatype, suffix, entities) == _acquisition(other):
+        return True
+    is_map_of = suffix in _MAPS and other.name.suffix in _MAPS | _MADE_OF
+    return is_map_of and datatype == other.datatype and entities == others
+
+
+def _acquisition(scan: Scan) -> tuple[str, str, tuple]:
     """Equal for images that were taken at one and the same time."""
     kept = {k: v for k, v in scan.name.entities.items() if k not in _TOGETHER}
     groups = {"phase": "bold", **dict.fromkeys(_PHASES - {"phase"}, "magnitude")}
@@ -224,7 +239,7 @@ def _defacemask(scan: Scan) -> PurePosixPath | None:
 def _tables(dataset: Dataset, scan: Scan, placement: Placement) -> list[tuple[PurePosixPath, tuple, PurePosixPath]]:
     """Files without images that belong to a scan: gradients, events, the order of labelling.
 
-    They keep their names, under which derived images inherit them; BIDS knows no derived ones.
+    Derived images inherit them under the scan's name; BIDS knows no derived ones.
     """
     wanted = [(scan.name.suffix, ".bval"), (scan.name.suffix, ".bvec")]
     wanted += [("aslcontext", ".tsv")] if scan.name.suffix == "asl" else []
@@ -233,8 +248,10 @@ def _tables(dataset: Dataset, scan: Scan, placement: Placement) -> list[tuple[Pu
     for suffix, extension in wanted:
         paths = dataset.inherited(scan, suffix, extension)
         if paths:
-            # one table for all echoes keeps its own entities; gradients are each image's own
-            name = dataset.files[paths[-1]] if extension == ".tsv" else scan.name.but(extension=extension)
+            name = scan.name.but(suffix, extension)  # gradients are each image's own
+            if extension == ".tsv":  # a table beside the scan keeps its name, one from above becomes the scan's own
+                name = name.but(**dict.fromkeys(_TOGETHER))  # one for all echoes
+                name = dataset.files[paths[-1]] if paths[-1].parent == scan.path.parent else name
             about = dataset.inherited(scan, suffix) if extension == ".tsv" else []
             found.append((paths[-1], tuple(about), scan.path.with_name(str(name))))
     return found

@@ -14,15 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 from cpmae import __version__, metadata_json, metadata_tsv
 from cpmae.batch.records import FOLDER
-from cpmae.bids.frames import grid_of, mask_for, same_frame, write_mask
+from cpmae.bids.frames import grid_of, mask_for, same_frame, same_grid, write_mask
 from cpmae.bids.plan import Task
 from cpmae.errors import BrainMaskError, ScanError
 from cpmae.files import deidentify_file, draw_head
-from cpmae.io import bids, sidecar
+from cpmae.io import bids, forms, sidecar
+from cpmae.io.run import NiftiRun
 from cpmae.io.together import Writer
+from cpmae.volume import Volume
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from cpmae.steps import Head
+
+
+_UNCHECKED = "nothing in a phase image tells whether the brain mask of another scan fits, see whether it does"
+
+
+def lent_mask_fits(volume: Volume, mask: "NDArray") -> tuple[bool, str | None]:
+    """As `steps.lent_mask_fits`, which comes with torch."""
+    from cpmae import steps
+
+    return steps.lent_mask_fits(volume, mask)
 
 
 def deidentify_scan(
@@ -30,6 +44,7 @@ def deidentify_scan(
     staging: Path,
     deidentify: Callable[..., Any] = deidentify_file,
     draw: "Callable[..., Head]" = draw_head,
+    fits: "Callable[[Volume, NDArray], tuple[bool, str | None]]" = lent_mask_fits,
 ) -> tuple[list[Path], dict[str, Any]]:
     """De-identify one scan of a data set; the `batch.engine.Work` of data sets.
 
@@ -37,6 +52,7 @@ def deidentify_scan(
         staging: a private folder on the output's file system, for what is not complete yet.
         deidentify: what does one file, with the arguments of `files.deidentify_file`.
         draw: what draws the head of a scan alone, with the arguments of `files.draw_head`.
+        fits: what compares a scan with the mask that another one lends, as `steps.lent_mask_fits`.
 
     Raises:
         what `files.deidentify_file` raises, and ScanError for sidecars and tables that cannot be read.
@@ -47,7 +63,7 @@ def deidentify_scan(
     for folder in {path.parent for path in (*paths, output)}:
         folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="scan-", dir=staging) as private:
-        mask, mask_from = _mask_of_another(task, Path(private))
+        mask, mask_from, doubts = _mask_of_another(task, Path(private), fits)
         head = _head_of_another(task, staging, mask_from is not None, draw)
         result = deidentify(
             task.source / task.scan,
@@ -70,25 +86,46 @@ def deidentify_scan(
         account["head_from"] = str(task.head)
     elif task.head is not None:
         text = f"no head could be drawn for {task.head}, whose head it should have; it has one of its own"
-        account["warnings"] = [*account.get("warnings", []), text]
+        doubts = [*doubts, text]
+    if doubts:
+        account["warnings"] = [*account.get("warnings", []), *doubts]
     return [*paths, output], account
 
 
-def _mask_of_another(task: Task, folder: Path) -> tuple[Path | None, str | None]:
-    """The brain mask of a scan of the session, on this one's grid, by the rule of `bids.frames`; and whose it is."""
-    grid = grid_of(task.source / task.scan)
+def _mask_of_another(
+    task: Task, folder: Path, fits: "Callable[[Volume, NDArray], tuple[bool, str | None]]"
+) -> tuple[Path | None, str | None, list[str]]:
+    """The brain mask of a scan of the session, on this one's grid, by the rule of `bids.frames`; whose; and warnings.
+
+    It is compared with the image, but in phases, in which nobody sees a brain.
+    """
+    grid, volume, warnings = grid_of(task.source / task.scan), None, []
     for reference in task.references:
         there = task.target / reference.mask
         if there.is_file() and (task.source / reference.scan).is_file():
-            mask = mask_for(grid, grid_of(task.source / reference.scan), there)
-            if mask is not None:
-                return write_mask(folder / "mask.nii", mask, grid), str(reference.scan)
+            other = grid_of(task.source / reference.scan)
+            mask = mask_for(grid, other, there)
+            if mask is None:
+                continue
+            if task.is_phase:
+                fit, doubt = True, None if same_grid(grid, other) else _UNCHECKED
+            else:
+                if volume is None:
+                    volume = _mean(forms.open_scan(task.source / task.scan))
+                fit, doubt = fits(volume, mask)
+            warnings += [f"{reference.scan}: {doubt}"] if doubt else []
+            if fit:
+                return write_mask(folder / "mask.nii", mask, grid), str(reference.scan), warnings
     if task.is_phase:
         raise BrainMaskError(
             f"{task.scan.name} shows phases, in which no brain can be found, and no magnitude image or T1w of its "
             "session lends it a mask; de-identify one in the same frame, or leave the scan out"
         )
-    return None, None
+    return None, None, warnings
+
+
+def _mean(run: NiftiRun) -> Volume:
+    return run.mean() if run.count > 1 else run.only().scaled()
 
 
 def _head_of_another(task: Task, staging: Path, mask_is_lent: bool, draw: "Callable[..., Head]") -> "Head | None":
@@ -184,13 +221,17 @@ def _bids_paths(value: Any) -> list[str]:
 
 
 def _numbers(text: str, path: PurePosixPath) -> str:
-    """The text of a .bval or .bvec file, which is numbers and no more."""
+    """The text of a .bval or .bvec file, which is numbers and no more.
+
+    What else stands there may be anything, and is not quoted: records are shared with the results.
+    """
     rows = [line.split() for line in text.splitlines() if line.strip()]
-    try:
-        for word in (word for row in rows for word in row):
-            float(word)
-    except ValueError as error:
-        raise ScanError(f"{path} holds something that is no number ({error}), correct it") from error
+    for i, row in enumerate(rows, 1):
+        for j, word in enumerate(row, 1):
+            try:
+                float(word)
+            except ValueError:
+                raise ScanError(f"{path} holds something that is no number (row {i}, column {j}), correct it") from None
     return "".join(" ".join(row) + "\n" for row in rows)
 
 

@@ -32,7 +32,10 @@ DAMAGE = (
 )
 ENHANCED = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 MR_IMAGES = (MRImageStorage, *ENHANCED)
-HEAD_PARTS = ("HEAD", "BRAIN", "SKULL", "FACE", "ORBIT", "EYE", "EAR", "IAC", "PITUITARY", "SELLA", "SINUS", "TMJ")
+# of BodyPartExamined; long names stand in compounds (HEADNECK) too, short ones in other words (HEART, ILIAC, SURFACE)
+_HEAD_PART = re.compile(
+    r"HEAD|BRAIN|SKULL|ORBIT|PITUITARY|SELLA|SINUS|(?<![A-Z])(?:FACE|EYES?|EARS?|IACS?|TMJS?)(?![A-Z])"
+)
 # of ImageType: pictures of pictures. A projection's brain voxels show what lies around the brain as well.
 _SORTS = {
     "LOCALIZER": "a localizer",
@@ -234,7 +237,7 @@ def no_head(series: Series) -> str | None:
     if modality != "MR":
         return f"its modality is {modality}"
     part = str(first.get("BodyPartExamined", "") or "").upper()
-    if part and not any(known in part for known in HEAD_PARTS):
+    if part and not _HEAD_PART.search(part):
         return f"it shows no head but {part} (BodyPartExamined)"
     if first.SOPClassUID not in ENHANCED and not any(i.header.get("ImagePositionPatient") for i in series.instances):
         return "its pictures say not where they lie, and make no volume"
