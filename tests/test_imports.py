@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "cpmae"
 LEVELS = [
-    {"__main__", "cli", "cli_train", "cli_bids", "cli_evaluate"},
+    {"__main__", "cli", "cli_train", "cli_bids", "cli_evaluate", "cli_status"},
     {"training", "evaluation", "bids", "progress"},
     {"batch"},
     {"files", "study", "verify_study"},
