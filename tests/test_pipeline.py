@@ -169,6 +169,20 @@ def test_margin_and_region_protect_more(model: HeadModel) -> None:
     assert face[20:36, 4:10, 40:50].all()  # the back of the head stays
 
 
+def test_a_result_that_is_the_original_is_told_of(model: HeadModel) -> None:
+    """A slab of the vertex, which holds no face."""
+    data, brain = phantom.head()
+    box = (slice(8, 49), slice(0, 57), slice(26, None))
+    affine = phantom.ras_affine()
+    affine[:3, 3] += [part.start * mm for part, mm in zip(box, phantom.VOXEL_MM, strict=True)]
+    slab = nifti.from_volume(Volume(data[box], affine))
+    found = run(slab, brain[box], model, region="face", margin_mm=30.0)
+    assert found.image.stored.tobytes() == slab.stored.tobytes()
+    assert "nothing was replaced, the result is the original" in found.account["warnings"][-1]
+    whole = run(scan_of(), brain_of(), model, region="face", margin_mm=30.0)
+    assert not any("nothing was replaced" in w for w in whole.warnings)
+
+
 def test_images_and_volumes_are_scans_too(model: HeadModel) -> None:
     scan, brain = scan_of(), brain_of()
     expected = run(scan, brain, model).image.stored

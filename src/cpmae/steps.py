@@ -108,6 +108,9 @@ def find(
             )
         pose = head.pose
     protected = protected_voxels(mask, volume.affine, pose, options.region, options.margin_mm)
+    if protected.all():  # of a slab without a face that is right, and else a mistake: the user has to know
+        what = options.replaced()
+        warnings.append(f"nothing was replaced, the result is the original: the field of view holds nothing of {what}")
     return Found(mask, protected, pose, warnings)
 
 
