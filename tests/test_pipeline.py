@@ -233,6 +233,23 @@ def test_a_leaking_mask_is_refused_or_warned_of(model: HeadModel) -> None:
         run(scan, leak, model, allow_unusual_mask=True, region="face")
 
 
+def test_a_few_thick_slices_are_a_scan(model: HeadModel) -> None:
+    """13 of 9 mm, as DICOM and NIfTI alike."""
+    data, brain = phantom.head()
+    affine = phantom.ras_affine() @ np.diag([1.0, 1, 3, 1])
+    thick, mask = data[:, :, 19::3][:, :, :13], brain[:, :, 19::3][:, :, :13]
+    found = run(nifti.from_volume(Volume(thick, affine)), mask, model)
+    assert found.image.stored[mask].tobytes() == thick[mask].tobytes()
+    assert np.mean(found.image.stored[~mask] == thick[~mask]) < 0.5
+
+
+def test_a_scan_that_was_not_read_as_one_is_checked_too(model: HeadModel) -> None:
+    metres = scan_of().header.copy()
+    metres["xyzt_units"] = 1
+    with pytest.raises(ScanError, match="metres"):
+        run(replace(scan_of(), header=metres), brain_of(), model)
+
+
 def test_a_header_without_orientation_is_told_of(model: HeadModel) -> None:
     scan, brain = scan_of(), brain_of()
     lost = scan.header.copy()

@@ -91,6 +91,7 @@ def deidentify(
     scan = _as_scan(scan)
     noise, generator, texture = steps.generators(seed, noise_number)
     device = steps.usable_device(device)
+    header.check_grid(scan.header, "the scan")
     volume = scan.scaled()
     nifti.check_is_scan(volume)
 

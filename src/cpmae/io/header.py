@@ -27,8 +27,10 @@ _DTYPE_OF_CODE = {
 }
 _REFUSED_CODE = {1: "1-bit", 32: "complex64", 128: "RGB", 1536: "float128", 1792: "complex128", 2048: "complex256"}
 _REFUSED_CODE[2304] = "RGBA"
-MIN_AXIS = 16  # voxels; nothing shorter holds a head
 VOXEL_RANGE_MM = (0.1, 10.0)
+# voxels along each axis, slices of DICOM too. At the largest voxels, 7 are shorter than any brain; of localizers, DICOM
+# has 3 to 5 a direction. Between 8 and a whole brain, the checks of the brain mask decide.
+MIN_AXIS = 8
 STORED_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 _UNITS = {1: "metres", 3: "micrometres"}
 
