@@ -211,6 +211,9 @@ def test_a_few_bad_voxels_in_the_brain_are_kept_and_many_refused(model: HeadMode
     ("options", "error", "says"),
     [
         ({"brain_mask": np.ones((5, 5, 5))}, BrainMaskError, r"\(5, 5, 5\)"),
+        ({"brain_mask": np.where(phantom.head()[1], 1, np.nan)}, BrainMaskError, "brain mask holds NaN"),
+        ({"brain_mask": np.full(phantom.SHAPE, np.nan)}, BrainMaskError, "brain mask holds NaN"),
+        ({"brain_mask": np.zeros(phantom.SHAPE)}, BrainMaskError, "is empty"),
         ({"seed": -1}, ValueError, "seed is -1"),
         ({"noise_number": -1}, ValueError, "noise is -1"),
         ({"margin_mm": -2.0}, ValueError, "-2 mm"),

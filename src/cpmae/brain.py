@@ -107,7 +107,15 @@ def check_given_mask(
     apart = grid_distance_mm(tuple(shape), scan.affine, affine)
     if apart > MASK_GRID_TOLERANCE_MM:
         raise BrainMaskError(f"{name} lies {apart:.3g} mm off the scan's grid, resample it to the scan's grid")
-    values = scan.stored if scan.inter == 0 else scan.scaled().data
+    return as_mask(scan.stored if scan.inter == 0 else scan.scaled().data, name)
+
+
+def as_mask(values: NDArray, name: str) -> NDArray[np.bool_]:
+    """True where a mask that somebody made is not 0; `name` is for messages.
+
+    Raises:
+        BrainMaskError: if it is empty, all of the volume, or holds NaN or infinity.
+    """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise BrainMaskError(f"{name} holds NaN or infinity, a brain mask is 0 outside and 1 inside; make it again")
     mask = values != 0

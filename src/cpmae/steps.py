@@ -225,12 +225,12 @@ def usable_device(name: str) -> str:
 def _brain_mask(given: NDArray | None, volume: Volume, extractor: str, device: str) -> NDArray[np.bool_]:
     if given is None:
         return brain.extract_brain(volume, extractor, device)
-    mask = np.asarray(given) != 0
-    if mask.shape != volume.shape:
+    values = np.asarray(given)
+    if values.shape != volume.shape:
         raise BrainMaskError(
-            f"the brain mask has shape {mask.shape}, the scan {volume.shape}; give one on the scan's grid"
+            f"the brain mask has shape {values.shape}, the scan {volume.shape}; give one on the scan's grid"
         )
-    return mask
+    return brain.as_mask(values, "the brain mask")
 
 
 def _check_intensities(volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
