@@ -1,6 +1,9 @@
 """Methods do what they say; commands and names that are wrong are refused by name."""
 
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +113,32 @@ def test_commands_of_another_form_are_refused(text: str, says: str) -> None:
 def test_commands_that_fail_say_how(command: str, says: str) -> None:
     with pytest.raises(MethodError, match=says):
         commands.run_command(command, HEAD.volume)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="/proc is Linux's")
+def test_a_stopped_run_leaves_no_child_of_a_wrapper_behind(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    command = f"sh -c 'sleep 60 & echo $! > {pid_file}.new; mv {pid_file}.new {pid_file}; wait' {{in}} {{out}}"
+    code = f"""
+import signal, sys, numpy as np
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+from cpmae.evaluation.commands import run_command
+from cpmae.volume import Volume
+run_command({command!r}, Volume(np.ones((20, 20, 20), np.float32), np.eye(4)))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    for _ in range(600):
+        if pid_file.exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    child = Path(f"/proc/{pid_file.read_text().strip()}/stat")
+    for _ in range(50):  # until whoever takes on orphans has seen that it ended
+        if not child.exists() or child.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("the wrapper's child goes on")
 
 
 def test_unknown_names_are_refused_and_missing_files_skipped(tmp_path: Path) -> None:
