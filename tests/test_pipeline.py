@@ -13,7 +13,7 @@ import torch
 
 from cpmae import canonical, pipeline, steps, verify
 from cpmae.errors import BrainMaskError, ScanError, WeightsError
-from cpmae.io import nifti
+from cpmae.io import header, nifti
 from cpmae.io.nifti import NiftiScan
 from cpmae.models import checkpoint
 from cpmae.models.head import HeadModel
@@ -257,7 +257,8 @@ def test_a_header_without_orientation_is_told_of(model: HeadModel) -> None:
     scan, brain = scan_of(), brain_of()
     lost = scan.header.copy()
     lost["sform_code"] = lost["qform_code"] = 0
-    told = "does not say how the head lies"
+    told = "does not say how the head lies; its axes are taken as LAS"
+    assert nib.orientations.aff2axcodes(header.best_affine(lost, "")) == tuple("LAS")
     assert any(told in w for w in run(replace(scan, header=lost), brain, model).warnings)
     assert not any(told in w for w in run(scan, brain, model).warnings)
 

@@ -276,15 +276,16 @@ def _verify_study(
     with status() as tell:
         tell("comparing")
         found = verify_study(original, result, brain_mask, brain_extractor or "deepbet")
+    ok = all(check.ok for check in found)
     if as_json:
-        typer.echo(json.dumps([check.to_json() for check in found], indent=2))
+        typer.echo(json.dumps({"ok": ok, "series": [check.to_json() for check in found]}, indent=2))
     else:
         for check in found:
             typer.echo(f"{check.name}: {check.instances} instances")
             for volume in check.volumes:
                 typer.echo("\n".join(f"  {line}" for line in _in_words(volume)[:-1]))
             typer.echo("  verified" if check.ok else f"  NOT verified: {'; '.join(check.failures)}")
-    raise typer.Exit(0 if all(check.ok for check in found) else 1)
+    raise typer.Exit(0 if ok else 1)
 
 
 @app.command()

@@ -114,7 +114,8 @@ def best_affine(header: Any, name: str) -> NDArray[np.float64]:
 def doubts(header: Any) -> list[str]:
     """What a user should know of a header that can be used."""
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
-        return ["the header does not say how the head lies; the axes are taken as right, front and up"]
+        letters = "".join(nib.orientations.aff2axcodes(header.get_best_affine()))  # LAS: nibabel's way, as in Analyze
+        return [f"the header does not say how the head lies; its axes are taken as {letters} (L: towards the left)"]
     return []
 
 
