@@ -37,7 +37,7 @@ STRAY_SHARE = 0.02  # of the mask in small pieces, worth a warning
 MAX_CUT = 1.3  # a ball cut in half scores 1.6, one that lost a quarter 1.1, one that lost a tenth 0.7
 MASK_GRID_TOLERANCE_MM = 0.1  # between the corners of the two grids; NIfTI's qform is float32
 STRIPPED_SHARE = 0.35  # of the brain's volume; a head has more tissue than that around the brain
-# what tools make of mask.nii.gz; BET's -m writes mask_mask.nii.gz, and beside it, without -n, a brain under the plain name
+# what tools make of mask.nii.gz: BET's -m mask_mask.nii.gz, and beside it, without -n, the brain under the plain name
 _MASK_NAMES = ("mask_mask.nii.gz", "mask_mask.nii", "mask.nii.gz", "mask.nii.gz.nii.gz", "mask.nii")
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _GIVE_A_MASK = "give a mask with --brain-mask or try another --brain-extractor"

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from cpmae.pipeline import Deidentified
     from cpmae.pipeline_run import DeidentifiedRun
     from cpmae.steps import Head
-
     from cpmae.volume import Volume
 
     # the result, the input under its header, what makes its volumes, and what gives the input's mean volume
