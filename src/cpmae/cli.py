@@ -292,11 +292,12 @@ def _verify_study(
 def demo(folder: Annotated[Path, typer.Argument(help="Where the files go; made if missing.")] = Path("demo")) -> None:
     """De-identify the packaged example head, which is a synthetic one, and show what came out."""
     from cpmae.io import nifti
+    from cpmae.io.output import make_folder
     from cpmae.io.together import write_together
     from cpmae.report.picture import before_after
     from cpmae.verify import verify as compare
 
-    _make_folder(folder)
+    make_folder(folder)
     with resources.as_file(resources.files("cpmae") / "weights" / EXAMPLE) as example, status() as tell:
         scan = nifti.read(example)
         from cpmae import pipeline
@@ -326,13 +327,6 @@ app.command(cls=BidsCommand)(bids)
 def _one_of_two(brain_mask: Path | None, brain_extractor: str | None) -> None:
     if brain_mask and brain_extractor:
         raise typer.BadParameter("give --brain-mask or --brain-extractor, not both")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {folder} cannot be made ({error.strerror}), choose another name") from error
 
 
 def _warn(warnings: list[str]) -> None:

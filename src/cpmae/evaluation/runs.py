@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cpmae.errors import MethodError, OutputError, ScanError
+from cpmae.errors import ScanError, SettingsError
 from cpmae.evaluation import attackers, baselines, identities, population, report
 from cpmae.evaluation.attack_network import NetworkSettings
 from cpmae.evaluation.attackers import Training
@@ -15,6 +15,7 @@ from cpmae.evaluation.identities import Recipe
 from cpmae.evaluation.population import Person, Scan
 from cpmae.evaluation.results import Results
 from cpmae.evaluation.work import Cache
+from cpmae.io.output import make_folder
 
 Tell = Callable[[str], None]
 QUICK_IDENTITIES = 8
@@ -188,11 +189,11 @@ def run_sensitivity(
 
     names = attackers.known(SENSITIVITY_ATTACKERS if attacker_names is None else attacker_names)
     if "SQN adaptive" in names:
-        raise MethodError("SQN adaptive learns from one method's results, not from conditions; leave it out")
+        raise SettingsError("SQN adaptive learns from one method's results, not from conditions; leave it out")
     chosen, skipped = segmenters.resolve(segmenter_names or QUICK_SEGMENTERS, (), meshnets)
     wanted = [f for f in perturb.FACTORS if factors is None or any(part.lower() in f.lower() for part in factors)]
     if not wanted:
-        raise MethodError(f"no factor is named {factors}, choose among {', '.join(perturb.FACTORS)}")
+        raise SettingsError(f"no factor is named {factors}, choose among {', '.join(perturb.FACTORS)}")
     conditions = perturb.conditions(wanted, quick=options.quick)
     for condition in [c for c in conditions if c.factor == "extractor"]:
         name = next(n for n, extractor in segmenters.EXTRACTORS.items() if extractor == condition.level)
@@ -292,15 +293,3 @@ def files_of(paths: Sequence[Path], pattern: str) -> list[Path]:
     if not files:
         raise ScanError(f"there is no scan that matches {pattern!r} in {', '.join(map(str, paths))}; give others")
     return files
-
-
-def make_folder(out: Path) -> None:
-    """The folder of the results.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {out} cannot be made ({error.strerror}), choose another name") from error
