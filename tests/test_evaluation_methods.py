@@ -174,7 +174,7 @@ def test_people_are_found_in_a_folder(tmp_path: Path) -> None:
     assert people[1].probe.name == "sub-01_ses-1_T1w.nii" and people[1].gallery.name == "sub-01_ses-2_T1w.nii"
     with pytest.raises(ScanError, match="1 persons"):
         population.from_folder(tmp_path / "sub-01" / "..", pattern="sub-*.nii")
-    pairs = population.with_rescans(sorted(tmp_path.rglob("*.nii")))
+    pairs, _ = population.with_rescans(sorted(tmp_path.rglob("*.nii")))
     assert sum(r is not None for _, r in pairs) == 1 and len(pairs) == 4
 
 
@@ -201,3 +201,22 @@ def test_niimath_changes_the_face_of_the_example_head(name: str, shared: Path) -
     else:
         assert (np.abs(result.data - volume.data)[tissue] > 1).mean() > 0.6
     assert np.allclose(result.data[head.brain], volume.data[head.brain], rtol=1e-3)
+
+
+def test_a_rescan_is_of_the_same_kind_and_further_scans_are_told_of(tmp_path: Path) -> None:
+    names = ["sub-1_ses-1_T1w", "sub-1_ses-1_T2w", "sub-1_ses-2_run-1_T1w", "sub-1_ses-3_T1w", "sub-2_T1w", "sub-2_T2w"]
+    names += ["sub-3_ses-1_acq-fast_T1w", "sub-3_ses-2_acq-slow_T1w"]
+    for name in names:
+        (tmp_path / f"{name}.nii").write_bytes(name.encode())
+    pairs, left_out = population.with_rescans(sorted(tmp_path.iterdir()))
+    assert [(scan.name, again and again.name) for scan, again in pairs] == [
+        ("sub-1_ses-1_T1w.nii", "sub-1_ses-2_run-1_T1w.nii"),
+        ("sub-2_T1w.nii", None),
+        ("sub-3_ses-1_acq-fast_T1w.nii", None),
+    ]
+    assert {name: reason.split(";")[0] for name, reason in left_out} == {
+        "sub-1_ses-1_T2w.nii": "not as sub-1_ses-1_T1w.nii",
+        "sub-1_ses-3_T1w.nii": "a further scan of its person, after sub-1_ses-2_run-1_T1w.nii",
+        "sub-2_T2w.nii": "not as sub-2_T1w.nii",
+        "sub-3_ses-2_acq-slow_T1w.nii": "not as sub-3_ses-1_acq-fast_T1w.nii",
+    }

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -103,6 +104,7 @@ def test_downstream_compares_scans_and_rescans(people: tuple[Path, str], tmp_pat
     script = tmp_path / "segment.py"
     script.write_text(SEGMENT)
     out = tmp_path / "out"
+    shutil.copy(folder / "sub-00" / "sub-00_ses-1_T1w.nii", folder / "sub-00" / "sub-00_ses-1_T2w.nii")
     ran = run("downstream", folder, "--out", out, "--methods", "ORIGINAL,BLACK", "--segmenters", "",
               "--segmenter", f"levels={sys.executable} {script} {{in}} {{out}}",
               "--brain-extractor", extractor, "--workers", 1)  # fmt: skip
@@ -113,6 +115,7 @@ def test_downstream_compares_scans_and_rescans(people: tuple[Path, str], tmp_pat
     assert len(dices["ORIGINAL"]) == 6 and set(dices["ORIGINAL"]) == {1.0}
     assert 0 < np.mean(dices["BLACK"]) < np.mean(dices["RESCAN"]) < 1
     assert len(found["failures"]) == 1
+    assert [item["what"] for item in found["skipped"]] == ["sub-00_ses-1_T2w.nii"] and "T2w.nii: not as" in ran.stderr
     assert (out / "flips_BLACK_levels.nii.gz").exists() and (out / "structures.csv").exists()
 
 

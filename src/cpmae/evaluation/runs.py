@@ -130,7 +130,7 @@ def run_downstream(
     """`cpmae evaluate downstream`.
 
     Args:
-        scans: files and folders; where a folder has several scans of a person, the second is the yardstick.
+        scans: files and folders; where a person has two scans of one kind, the second is the yardstick.
         synthetic: how many identities instead, each with a rescan.
         segmenter_names: of `segmenters.SEGMENTERS`; None for all.
         segmenter_commands: further ones, 'name=command {in} {out}'.
@@ -147,8 +147,9 @@ def run_downstream(
     chosen, left_out = segmenters.resolve(names, segmenter_commands, meshnets)
     methods, skipped = chosen_methods(options)
     make_folder(options.out)
+    further: list[tuple[str, str]] = []
     if scans:
-        pairs = population.with_rescans(files_of(scans, pattern), options.brain_extractor)
+        pairs, further = population.with_rescans(files_of(scans, pattern), options.brain_extractor)
         who, sources = f"{len(pairs)} scans, {sum(r is not None for _, r in pairs)} with a rescan.", {}
     else:
         recipe = identities.prepare(options.label_maps, options.out / "cache", options.seed)
@@ -157,7 +158,7 @@ def run_downstream(
         who, sources = f"{count} synthetic identities, {sentence(recipe)}", dict(recipe.sources)
     settings = settings_of(options, methods) | {"scans": len(pairs), "segmenters": [s.name for s in chosen]}
     data = sources | scan_hashes([s for pair in pairs for s in pair if s is not None])
-    results = Results("downstream", settings, data, who, skipped=skipped + left_out)
+    results = Results("downstream", settings, data, who, skipped=skipped + left_out + further)
     downstream(pairs, methods, chosen, options.cache, options.seed, options.processes, results, options.out, tell)
     report.write(results, options.out)
     return results
