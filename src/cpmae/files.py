@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,10 +116,10 @@ def draw_head(input: Path, options: Options, weights: "str | Path | HeadModel | 
 
 
 def _scan(run: NiftiRun, options: Options, mask: Any, weights: Any, head: Any, tell: Any) -> "_Done":
-    from cpmae.pipeline import deidentify  # and with it torch, after the questions that need none
+    from cpmae.pipeline import deidentify_scan  # and with it torch, after the questions that need none
 
     scan = run.only()
-    result = deidentify(scan, brain_mask=mask, weights=weights, head=head, progress=tell, **asdict(options))
+    result = deidentify_scan(scan, options, brain_mask=mask, weights=weights, head=head, progress=tell)
     clean = metadata.clean_nifti(run) if options.clean_metadata else run
     marked = clean.marked(result.image.header["descrip"].item().decode("ascii"))
     return result, marked, lambda: iter([result.image.stored]), scan.scaled
