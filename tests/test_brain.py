@@ -130,7 +130,7 @@ image = nib.load(sys.argv[1])
 print("folder", os.path.dirname(sys.argv[1]), oct(os.stat(os.path.dirname(sys.argv[1])).st_mode & 0o777))
 data = (image.get_fdata() > 80).astype(np.uint8)
 affine = image.affine.copy()
-how = sys.argv[3] if len(sys.argv) > 3 else ""
+how = " ".join(sys.argv[3:])
 if how == "fail":
     sys.exit("the licence has expired: line 2")
 if how == "shift":
@@ -141,6 +141,11 @@ if how == "empty":
     data[:] = 0
 if how == "nothing":
     sys.exit(0)
+if how in ("-m", "-m -n"):  # FSL's bet, as docs/how-to.md calls it
+    bare = sys.argv[2].removesuffix(".nii.gz")
+    nib.save(nib.Nifti1Image(data, affine), bare + "_mask.nii.gz")
+    data[::2] = 0  # of the brain's own image, voxels that are 0
+    sys.argv[2] = bare + (".nii.gz" if how == "-m" else "_left_out.nii.gz")
 nib.save(nib.Nifti1Image(data, affine), sys.argv[2] + (".nii.gz" if how == "suffix" else ""))
 with open(os.environ.get("SEEN", os.devnull), "w") as file:
     print(os.path.dirname(sys.argv[1]), oct(os.stat(os.path.dirname(sys.argv[1])).st_mode & 0o777), file=file)
@@ -162,7 +167,7 @@ def left_over(tmp_path: Path) -> list[Path]:
     return list((tmp_path / "temporary files").iterdir())
 
 
-@pytest.mark.parametrize("how", ["", "suffix"])
+@pytest.mark.parametrize("how", ["", "suffix", "-m", "-m -n"])
 def test_a_command_finds_the_brain(volume: Volume, tmp_path: Path, tool: Callable[[str], str], how: str) -> None:
     found = brain.extract_brain(volume, tool(how))
     assert np.array_equal(found, volume.data > 80)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from typer.testing import CliRunner, Result
 
 import cpmae
 from cpmae.cli import app
+from cpmae.cli_status import status
 from cpmae.errors import OutputError
 from cpmae.io.together import write_together
 
@@ -618,6 +620,24 @@ def test_demo_in_a_place_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     before = contents(tmp_path)
     assert_refused(run("demo", tmp_path / "file"), tmp_path, before, "cannot be made", "choose another")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", ["series 5 (T1 [/CE])", "series 6 (MPRAGE [post])", "sub-01 [bold].nii"])
+def test_names_of_series_and_files_are_shown_on_terminals_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    with status() as tell:
+        tell(name)
+    assert name in screen.getvalue()
 
 
 def test_version() -> None:

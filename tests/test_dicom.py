@@ -366,6 +366,19 @@ def test_lossy_and_cut_off_pixels(tmp_path: Path) -> None:
         dicom_pixels.get_pixels(lossy, path.name)
 
 
+def test_phase_beside_magnitude_is_told_by_the_whole_object_too(tmp_path: Path) -> None:
+    thin, series = STORED[::4, ::4, 20:29].copy(), uid.generate_uid()
+    for component in ("MAGNITUDE", "PHASE"):
+        path = dp.enhanced(tmp_path / f"{component}.dcm", thin, AFFINE, SeriesInstanceUID=series)
+        data = pydicom.dcmread(path)
+        del data.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence
+        data.ComplexImageComponent = component
+        data.save_as(path)
+    (found,), _ = dicom.find_series(tmp_path)
+    stacks, _ = stacks_of(frames_of(found), found.name)
+    assert [{frame.kinds[0] for frame in stack.frames} for stack in stacks] == [{"MAGNITUDE"}, {"PHASE"}]
+
+
 @pytest.mark.parametrize("kind", ["classic", "enhanced"])
 def test_damaged_files_raise_sentences_and_nothing_else(tmp_path: Path, kind: str) -> None:
     thin = STORED[::4, ::4, 20:29].copy()

@@ -1,6 +1,9 @@
 """Methods do what they say; commands and names that are wrong are refused by name."""
 
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +115,32 @@ def test_commands_that_fail_say_how(command: str, says: str) -> None:
         commands.run_command(command, HEAD.volume)
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="/proc is Linux's")
+def test_a_stopped_run_leaves_no_child_of_a_wrapper_behind(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    command = f"sh -c 'sleep 60 & echo $! > {pid_file}.new; mv {pid_file}.new {pid_file}; wait' {{in}} {{out}}"
+    code = f"""
+import signal, sys, numpy as np
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+from cpmae.evaluation.commands import run_command
+from cpmae.volume import Volume
+run_command({command!r}, Volume(np.ones((20, 20, 20), np.float32), np.eye(4)))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code])
+    for _ in range(600):
+        if pid_file.exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    child = Path(f"/proc/{pid_file.read_text().strip()}/stat")
+    for _ in range(50):  # until whoever takes on orphans has seen that it ended
+        if not child.exists() or child.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("the wrapper's child goes on")
+
+
 def test_unknown_names_are_refused_and_missing_files_skipped(tmp_path: Path) -> None:
     with pytest.raises(MethodError, match="PIXELATE.*CP-MAE"):
         baselines.resolve(["PIXELATE"], [], None, None)
@@ -145,7 +174,7 @@ def test_people_are_found_in_a_folder(tmp_path: Path) -> None:
     assert people[1].probe.name == "sub-01_ses-1_T1w.nii" and people[1].gallery.name == "sub-01_ses-2_T1w.nii"
     with pytest.raises(ScanError, match="1 persons"):
         population.from_folder(tmp_path / "sub-01" / "..", pattern="sub-*.nii")
-    pairs = population.with_rescans(sorted(tmp_path.rglob("*.nii")))
+    pairs, _ = population.with_rescans(sorted(tmp_path.rglob("*.nii")))
     assert sum(r is not None for _, r in pairs) == 1 and len(pairs) == 4
 
 
@@ -172,3 +201,22 @@ def test_niimath_changes_the_face_of_the_example_head(name: str, shared: Path) -
     else:
         assert (np.abs(result.data - volume.data)[tissue] > 1).mean() > 0.6
     assert np.allclose(result.data[head.brain], volume.data[head.brain], rtol=1e-3)
+
+
+def test_a_rescan_is_of_the_same_kind_and_further_scans_are_told_of(tmp_path: Path) -> None:
+    names = ["sub-1_ses-1_T1w", "sub-1_ses-1_T2w", "sub-1_ses-2_run-1_T1w", "sub-1_ses-3_T1w", "sub-2_T1w", "sub-2_T2w"]
+    names += ["sub-3_ses-1_acq-fast_T1w", "sub-3_ses-2_acq-slow_T1w"]
+    for name in names:
+        (tmp_path / f"{name}.nii").write_bytes(name.encode())
+    pairs, left_out = population.with_rescans(sorted(tmp_path.iterdir()))
+    assert [(scan.name, again and again.name) for scan, again in pairs] == [
+        ("sub-1_ses-1_T1w.nii", "sub-1_ses-2_run-1_T1w.nii"),
+        ("sub-2_T1w.nii", None),
+        ("sub-3_ses-1_acq-fast_T1w.nii", None),
+    ]
+    assert {name: reason.split(";")[0] for name, reason in left_out} == {
+        "sub-1_ses-1_T2w.nii": "not as sub-1_ses-1_T1w.nii",
+        "sub-1_ses-3_T1w.nii": "a further scan of its person, after sub-1_ses-2_run-1_T1w.nii",
+        "sub-2_T2w.nii": "not as sub-2_T1w.nii",
+        "sub-3_ses-2_acq-slow_T1w.nii": "not as sub-3_ses-1_acq-fast_T1w.nii",
+    }

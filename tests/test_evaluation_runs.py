@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +15,8 @@ from typer.testing import CliRunner, Result
 
 from cpmae import __version__, canonical
 from cpmae.cli import app
-from cpmae.evaluation import identities, perturb, segmenters, sensitivity
+from cpmae.errors import SettingsError
+from cpmae.evaluation import identities, perturb, runs, segmenters, sensitivity
 from cpmae.evaluation.identities import Head
 from cpmae.evaluation.population import Scan
 from cpmae.evaluation.work import Cache
@@ -102,6 +104,7 @@ def test_downstream_compares_scans_and_rescans(people: tuple[Path, str], tmp_pat
     script = tmp_path / "segment.py"
     script.write_text(SEGMENT)
     out = tmp_path / "out"
+    shutil.copy(folder / "sub-00" / "sub-00_ses-1_T1w.nii", folder / "sub-00" / "sub-00_ses-1_T2w.nii")
     ran = run("downstream", folder, "--out", out, "--methods", "ORIGINAL,BLACK", "--segmenters", "",
               "--segmenter", f"levels={sys.executable} {script} {{in}} {{out}}",
               "--brain-extractor", extractor, "--workers", 1)  # fmt: skip
@@ -112,6 +115,7 @@ def test_downstream_compares_scans_and_rescans(people: tuple[Path, str], tmp_pat
     assert len(dices["ORIGINAL"]) == 6 and set(dices["ORIGINAL"]) == {1.0}
     assert 0 < np.mean(dices["BLACK"]) < np.mean(dices["RESCAN"]) < 1
     assert len(found["failures"]) == 1
+    assert [item["what"] for item in found["skipped"]] == ["sub-00_ses-1_T2w.nii"] and "T2w.nii: not as" in ran.stderr
     assert (out / "flips_BLACK_levels.nii.gz").exists() and (out / "structures.csv").exists()
 
 
@@ -127,6 +131,16 @@ def test_downstream_compares_scans_and_rescans(people: tuple[Path, str], tmp_pat
 def test_what_cannot_be_run_is_one_sentence(arguments: list[str], says: str, tmp_path: Path) -> None:
     ran = run("reidentify", "--synthetic", 2, "--out", tmp_path / "out", *arguments)
     assert ran.exit_code == 1 and says in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(("factors", "attackers"), [(["hair"], None), (None, ["SQN adaptive"])])
+def test_names_that_sensitivity_does_not_know_are_wrong_settings(
+    factors: list[str] | None, attackers: list[str] | None, tmp_path: Path
+) -> None:
+    options = runs.Options(tmp_path / "out")
+    with pytest.raises(SettingsError):
+        runs.run_sensitivity(options, (), 2, factors, attackers, None, None, "*", print)
+    assert not (tmp_path / "out").exists()
 
 
 def test_scans_and_synthetic_together_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "cpmae"
 LEVELS = [
-    {"__main__", "cli", "cli_train", "cli_bids", "cli_evaluate"},
+    {"__main__", "cli", "cli_train", "cli_bids", "cli_evaluate", "cli_status"},
     {"training", "evaluation", "bids", "progress"},
     {"batch"},
     {"files", "study", "verify_study"},
@@ -22,7 +22,7 @@ LEVELS = [
         *{"metadata", "metadata_dicom", "metadata_json", "metadata_tsv", "shared_mask", "detail", "brightness"},
     },
     {"models"},
-    {"volume", "errors", "options", "stopping", "depth"},
+    {"volume", "errors", "options", "stopping", "depth", "tool"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -15,7 +15,7 @@ import torch
 from cpmae import canonical, pipeline, steps, verify
 from cpmae.brain import extract_brain
 from cpmae.errors import BrainMaskError, ScanError, WeightsError
-from cpmae.io import nifti
+from cpmae.io import header, nifti
 from cpmae.io.nifti import NiftiScan
 from cpmae.models import checkpoint
 from cpmae.models.head import HeadModel
@@ -172,6 +172,20 @@ def test_margin_and_region_protect_more(model: HeadModel) -> None:
     assert face[20:36, 4:10, 40:50].all()  # the back of the head stays
 
 
+def test_a_result_that_is_the_original_is_told_of(model: HeadModel) -> None:
+    """A slab of the vertex, which holds no face."""
+    data, brain = phantom.head()
+    box = (slice(8, 49), slice(0, 57), slice(26, None))
+    affine = phantom.ras_affine()
+    affine[:3, 3] += [part.start * mm for part, mm in zip(box, phantom.VOXEL_MM, strict=True)]
+    slab = nifti.from_volume(Volume(data[box], affine))
+    found = run(slab, brain[box], model, region="face", margin_mm=30.0)
+    assert found.image.stored.tobytes() == slab.stored.tobytes()
+    assert "nothing was replaced, the result is the original" in found.account["warnings"][-1]
+    whole = run(scan_of(), brain_of(), model, region="face", margin_mm=30.0)
+    assert not any("nothing was replaced" in w for w in whole.warnings)
+
+
 def test_images_and_volumes_are_scans_too(model: HeadModel) -> None:
     scan, brain = scan_of(), brain_of()
     expected = run(scan, brain, model).image.stored
@@ -200,6 +214,9 @@ def test_a_few_bad_voxels_in_the_brain_are_kept_and_many_refused(model: HeadMode
     ("options", "error", "says"),
     [
         ({"brain_mask": np.ones((5, 5, 5))}, BrainMaskError, r"\(5, 5, 5\)"),
+        ({"brain_mask": np.where(phantom.head()[1], 1, np.nan)}, BrainMaskError, "brain mask holds NaN"),
+        ({"brain_mask": np.full(phantom.SHAPE, np.nan)}, BrainMaskError, "brain mask holds NaN"),
+        ({"brain_mask": np.zeros(phantom.SHAPE)}, BrainMaskError, "is empty"),
         ({"seed": -1}, ValueError, "seed is -1"),
         ({"noise_number": -1}, ValueError, "noise is -1"),
         ({"margin_mm": -2.0}, ValueError, "-2 mm"),
@@ -222,11 +239,29 @@ def test_a_leaking_mask_is_refused_or_warned_of(model: HeadModel) -> None:
         run(scan, leak, model, allow_unusual_mask=True, region="face")
 
 
+def test_a_few_thick_slices_are_a_scan(model: HeadModel) -> None:
+    """13 of 9 mm, as DICOM and NIfTI alike."""
+    data, brain = phantom.head()
+    affine = phantom.ras_affine() @ np.diag([1.0, 1, 3, 1])
+    thick, mask = data[:, :, 19::3][:, :, :13], brain[:, :, 19::3][:, :, :13]
+    found = run(nifti.from_volume(Volume(thick, affine)), mask, model)
+    assert found.image.stored[mask].tobytes() == thick[mask].tobytes()
+    assert np.mean(found.image.stored[~mask] == thick[~mask]) < 0.5
+
+
+def test_a_scan_that_was_not_read_as_one_is_checked_too(model: HeadModel) -> None:
+    metres = scan_of().header.copy()
+    metres["xyzt_units"] = 1
+    with pytest.raises(ScanError, match="metres"):
+        run(replace(scan_of(), header=metres), brain_of(), model)
+
+
 def test_a_header_without_orientation_is_told_of(model: HeadModel) -> None:
     scan, brain = scan_of(), brain_of()
     lost = scan.header.copy()
     lost["sform_code"] = lost["qform_code"] = 0
-    told = "does not say how the head lies"
+    told = "does not say how the head lies; its axes are taken as LAS"
+    assert nib.orientations.aff2axcodes(header.best_affine(lost, "")) == tuple("LAS")
     assert any(told in w for w in run(replace(scan, header=lost), brain, model).warnings)
     assert not any(told in w for w in run(scan, brain, model).warnings)
 

@@ -7,13 +7,15 @@ import numpy as np
 import phantom
 import pytest
 
-from cpmae.errors import ScanError
+from cpmae.errors import OutputError, ScanError
 from cpmae.files import deidentify_file
 from cpmae.io import forms
+from cpmae.io.together import write_together
 from cpmae.models import checkpoint
 from cpmae.models.head import HeadModel
 from cpmae.options import Options
 from cpmae.pipeline_run import deidentify_run
+from cpmae.report.picture import before_after
 from cpmae.verify_run import verify_run
 
 BRIGHTNESS = (1.0, 0.4, 2.5)  # of the volumes
@@ -95,6 +97,35 @@ def test_file_to_file(tmp_path: Path, model: HeadModel) -> None:
     checked = verify_run(forms.open_scan(source), forms.open_scan(tmp_path / "one.nii.gz"), phantom.head()[1])
     assert checked.ok, checked.failures
     assert b"cpmae" in nib.load(tmp_path / "one.nii.gz").header["descrip"].item()
+
+
+def test_a_picture_costs_no_second_pass_and_shows_the_means(tmp_path: Path, model: HeadModel) -> None:
+    source, mask = put(tmp_path / "run.nii", volumes().astype(np.int16)), tmp_path / "brain.nii"
+    said: list[str] = []
+    nib.save(nib.Nifti1Image(phantom.head()[1].astype(np.uint8), phantom.ras_affine()), mask)
+    files = {"brain_mask": mask, "picture": tmp_path / "out.png"}
+    done = deidentify_file(source, tmp_path / "out.nii", Options(seed=4), weights=model, progress=said.append, **files)
+    assert [said.count(f"volume {n} of 3") for n in (1, 2, 3)] == [1, 1, 1]
+    means = [forms.open_scan(path).mean() for path in (source, tmp_path / "out.nii")]
+    before_after(*means, done.brain_mask, tmp_path / "expected.png")
+    assert (tmp_path / "out.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_no_result(tmp_path: Path) -> None:
+    """The picture comes after the result's volumes, and yet the result takes its name after the picture."""
+
+    def fail(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    order: list[str] = []
+    with pytest.raises(OutputError, match="both.png cannot be written"):
+        write_together([(tmp_path / "out.nii", lambda p: p.write_bytes(b"1"))], late=[(tmp_path / "both.png", fail)])
+    assert not list(tmp_path.iterdir())
+    write_together(
+        [(tmp_path / "out.nii", lambda p: [order.append("result"), p.write_bytes(b"1")])],
+        late=[(tmp_path / "both.png", lambda p: [order.append("picture"), p.write_bytes(b"2")])],
+    )
+    assert order == ["result", "picture"] and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_bad_volume_leaves_no_file(tmp_path: Path, model: HeadModel) -> None:

@@ -196,7 +196,9 @@ def test_verify_of_two_folders(study: dict[str, Any], tmp_path: Path) -> None:
     del data.RecognizableVisualFeatures
     data.save_as(path)
     ran = run("verify", study["in"], tmp_path / "out", *arguments, "--json")
-    broken, whole = sorted(json.loads(ran.stdout), key=lambda check: check["ok"])
+    found = json.loads(ran.stdout)
+    broken, whole = sorted(found["series"], key=lambda check: check["ok"])
+    assert not found["ok"]
     assert ran.exit_code == 1 and whole["ok"] and broken["instances"] == 64
     assert f"{int(BRAIN[:, :, 39].sum())} of " in broken["failures"][1] and "lack the mark" in broken["failures"][0]
     ran = run("verify", study["out"], tmp_path / "out")

@@ -19,9 +19,11 @@ import torch
 from conftest import full_disk
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
+from typer.testing import CliRunner
 
 from cpmae import canonical
-from cpmae.errors import SettingsError
+from cpmae.cli import app
+from cpmae.errors import ScanError, SettingsError
 from cpmae.models import checkpoint
 from cpmae.models.field import control_shape
 from cpmae.models.tissue import BRAIN, TISSUES
@@ -107,7 +109,7 @@ def test_one_head_given_twice_is_an_error_and_no_endless_search(people: Path, mo
     monkeypatch.setattr(population, "MAX_TRIES", 3)
     drawn_from = population.Population.load(people / "population.npz")
     twice = replace(drawn_from, reliefs=drawn_from.reliefs[[0, 0, 1]])
-    with pytest.raises(ValueError, match="of 3 faces none"):
+    with pytest.raises(ScanError, match="of 3 faces none"):
         population.draw(twice, np.random.default_rng(0))
 
 
@@ -137,6 +139,40 @@ def test_a_scan_is_drawn_with_what_a_scanner_adds(people: Path) -> None:
     assert not torch.allclose(one.paints, two.paints)
     assert (one.image - one.clean).std() > 0.003
     assert one.tissue[one.brain].ne(0).all() or (one.tissue[one.brain] == 0).float().mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("mae {people} {none} {run} out.safetensors", "vqvae.pt cannot be read"),
+        ("mae {people} {damaged} {run} out.safetensors", "vqvae.pt cannot be read"),
+        ("vqvae {none} {run}", "no prepared scans"),
+        ("synth {maps} {run}", "only 2 label maps have a complete face"),
+        ("synth {maps} {run} --doubtful {none}/boxes.json", "cannot be read as JSON"),
+        ("synth {maps} {run} --doubtful {damaged}/vqvae.pt", "cannot be read as JSON"),
+        ("synth {maps} {run} --doubtful {damaged}/list.json", "is not of the form"),
+        ("synth {maps} {run} --doubtful {damaged}/flat.json", "is not of the form"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence(people: Path, tmp_path: Path, command: str, says: str) -> None:
+    damaged, maps = tmp_path / "damaged", tmp_path / "maps"
+    damaged.mkdir()
+    maps.mkdir()
+    (damaged / "vqvae.pt").write_bytes(b"no checkpoint at all")
+    (damaged / "list.json").write_text("[1, 2]")
+    (damaged / "flat.json").write_text('{"head-0": [[-40, 40]]}')
+    for number in range(2):
+        (maps / f"head-{number}.nii.gz").symlink_to(people.parent / f"head-{number}.nii.gz")
+    folders = {"people": people, "none": tmp_path / "none", "run": tmp_path / "run", "damaged": damaged, "maps": maps}
+    ran = CliRunner().invoke(app, ["train", *(word.format(**folders) for word in command.split())])
+    assert ran.exit_code == 1 and says in ran.stderr, ran.output
+    assert ran.stderr.count("cpmae: ") == 1 and "Traceback" not in ran.output
+
+
+def test_folders_without_examples_are_refused(tmp_path: Path) -> None:
+    for batches in (data.batches, mae.batches, scans.scan_batches):
+        with pytest.raises(ScanError, match=r"\.npz\) in"):
+            next(batches(tmp_path, 1, 0))  # type: ignore[operator]
 
 
 def test_unknown_labels_are_refused() -> None:

@@ -8,8 +8,6 @@ HD-BET: https://doi.org/10.1002/hbm.24750.
 import importlib
 import os
 import shlex
-import signal
-import subprocess
 import tempfile
 import threading
 import warnings
@@ -27,6 +25,7 @@ from scipy import ndimage
 from cpmae.errors import BrainMaskError, MissingExtraError
 from cpmae.io import forms
 from cpmae.io.nifti import NiftiScan
+from cpmae.tool import run_tool
 from cpmae.volume import Volume, voxel_volume_ml
 
 EXTRACTORS = ("deepbet", "robex", "hd-bet")
@@ -38,6 +37,8 @@ STRAY_SHARE = 0.02  # of the mask in small pieces, worth a warning
 MAX_CUT = 1.3  # a ball cut in half scores 1.6, one that lost a quarter 1.1, one that lost a tenth 0.7
 MASK_GRID_TOLERANCE_MM = 0.1  # between the corners of the two grids; NIfTI's qform is float32
 STRIPPED_SHARE = 0.35  # of the brain's volume; a head has more tissue than that around the brain
+# what tools make of mask.nii.gz: BET's -m mask_mask.nii.gz, and beside it, without -n, the brain under the plain name
+_MASK_NAMES = ("mask_mask.nii.gz", "mask_mask.nii", "mask.nii.gz", "mask.nii.gz.nii.gz", "mask.nii")
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _GIVE_A_MASK = "give a mask with --brain-mask or try another --brain-extractor"
 
@@ -107,7 +108,15 @@ def check_given_mask(
     apart = grid_distance_mm(tuple(shape), scan.affine, affine)
     if apart > MASK_GRID_TOLERANCE_MM:
         raise BrainMaskError(f"{name} lies {apart:.3g} mm off the scan's grid, resample it to the scan's grid")
-    values = scan.stored if scan.inter == 0 else scan.scaled().data
+    return as_mask(scan.stored if scan.inter == 0 else scan.scaled().data, name)
+
+
+def as_mask(values: NDArray, name: str) -> NDArray[np.bool_]:
+    """True where a mask that somebody made is not 0; `name` is for messages.
+
+    Raises:
+        BrainMaskError: if it is empty, all of the volume, or holds NaN or infinity.
+    """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise BrainMaskError(f"{name} holds NaN or infinity, a brain mask is 0 outside and 1 inside; make it again")
     mask = values != 0
@@ -274,10 +283,16 @@ def _command(volume: Volume, template: str) -> NDArray[np.bool_]:
         source, target = Path(folder) / "input.nii.gz", Path(folder) / "mask.nii.gz"
         nib.Nifti1Image(volume.data, volume.affine).to_filename(source)
         words = [w.replace("{input}", str(source)).replace("{mask}", str(target)) for w in words]
-        _run(words, folder)
-        for path in (target, Path(f"{target}.nii.gz"), Path(folder) / "mask.nii"):
-            if path.exists():
-                return load_brain_mask(path, volume.shape, volume.affine)
+        try:
+            code, output = run_tool(words, folder)
+        except OSError as error:
+            reason = f"{words[0]} cannot be started ({error.strerror}), check that it is installed"
+            raise BrainMaskError(reason) from error
+        if code:
+            raise _failed(f"{words[0]} failed with exit code {code}", output)
+        for name in _MASK_NAMES:
+            if (Path(folder) / name).exists():
+                return load_brain_mask(Path(folder) / name, volume.shape, volume.affine)
         raise BrainMaskError(f"{words[0]} ended well but wrote no mask, check where {{mask}} stands in {template!r}")
 
 
@@ -302,29 +317,6 @@ def _words(template: str) -> list[str]:
         raise BrainMaskError(
             f"the command {template!r} cannot be split into words ({error}), correct its quotes"
         ) from error
-
-
-def _run(words: list[str], folder: str) -> None:
-    """Run a program to its end; it and its children are killed if this process is interrupted."""
-    try:
-        process = subprocess.Popen(
-            words,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise BrainMaskError(f"{words[0]} cannot be started ({error.strerror}), check that it is installed") from error
-    try:
-        output, _ = process.communicate()
-    except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise
-    if process.returncode != 0:
-        raise _failed(f"{words[0]} failed with exit code {process.returncode}", output.decode(errors="replace"))
 
 
 def _failed(what: str, output: str, length: int = 300) -> BrainMaskError:

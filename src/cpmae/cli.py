@@ -4,8 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -17,6 +16,7 @@ from typer.core import TyperGroup
 from cpmae import __version__
 from cpmae.cli_bids import BidsCommand, bids
 from cpmae.cli_evaluate import evaluate
+from cpmae.cli_status import status
 from cpmae.cli_train import train
 from cpmae.errors import CpmaeError, OutputError, with_notes
 from cpmae.stopping import exit_on_signals
@@ -166,7 +166,7 @@ def deidentify(
     if os.path.isdir(input):
         files = {"brain_mask": brain_mask, "save_brain_mask": save_brain_mask, "picture": picture, "weights": weights}
         return _deidentify_study(input, output, options, retain, allow_burned_in, as_json, overwrite, files)
-    with _progress() as tell:
+    with status() as tell:
         result = deidentify_file(
             input,
             output,
@@ -198,7 +198,7 @@ def _deidentify_study(
     from cpmae.study import StudyOptions, deidentify_study
 
     study = StudyOptions(frozenset(retain or ()), allow_burned_in)
-    with _progress() as tell:
+    with status() as tell:
         result = deidentify_study(input, output, options, study, overwrite=overwrite, progress=tell, **files)
     _warn(result.warnings)
     for item in result.failed:
@@ -246,7 +246,7 @@ def verify(
         return _verify_study(original, result, brain_mask, brain_extractor, as_json)
     first, second = forms.open_scan(original), forms.open_scan(result)
     separate = not original.samefile(result)
-    with _progress() as tell:
+    with status() as tell:
         tell("reading")
         scan = first.only() if first.count == second.count == 1 else None
         volume = scan.scaled() if scan else first.mean()
@@ -273,30 +273,32 @@ def _verify_study(
     """`verify` of two DICOM folders."""
     from cpmae.verify_study import verify_study
 
-    with _progress() as tell:
+    with status() as tell:
         tell("comparing")
         found = verify_study(original, result, brain_mask, brain_extractor or "deepbet")
+    ok = all(check.ok for check in found)
     if as_json:
-        typer.echo(json.dumps([check.to_json() for check in found], indent=2))
+        typer.echo(json.dumps({"ok": ok, "series": [check.to_json() for check in found]}, indent=2))
     else:
         for check in found:
             typer.echo(f"{check.name}: {check.instances} instances")
             for volume in check.volumes:
                 typer.echo("\n".join(f"  {line}" for line in _in_words(volume)[:-1]))
             typer.echo("  verified" if check.ok else f"  NOT verified: {'; '.join(check.failures)}")
-    raise typer.Exit(0 if all(check.ok for check in found) else 1)
+    raise typer.Exit(0 if ok else 1)
 
 
 @app.command()
 def demo(folder: Annotated[Path, typer.Argument(help="Where the files go; made if missing.")] = Path("demo")) -> None:
     """De-identify the packaged example head, which is a synthetic one, and show what came out."""
     from cpmae.io import nifti
+    from cpmae.io.output import make_folder
     from cpmae.io.together import write_together
     from cpmae.report.picture import before_after
     from cpmae.verify import verify as compare
 
-    _make_folder(folder)
-    with resources.as_file(resources.files("cpmae") / "weights" / EXAMPLE) as example, _progress() as tell:
+    make_folder(folder)
+    with resources.as_file(resources.files("cpmae") / "weights" / EXAMPLE) as example, status() as tell:
         scan = nifti.read(example)
         from cpmae import pipeline
 
@@ -325,25 +327,6 @@ app.command(cls=BidsCommand)(bids)
 def _one_of_two(brain_mask: Path | None, brain_extractor: str | None) -> None:
     if brain_mask and brain_extractor:
         raise typer.BadParameter("give --brain-mask or --brain-extractor, not both")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {folder} cannot be made ({error.strerror}), choose another name") from error
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Shows the stage on stderr while the block runs, if a person looks at it."""
-    if not sys.stderr.isatty():
-        yield lambda stage: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("starting") as status:
-        yield status.update
 
 
 def _warn(warnings: list[str]) -> None:

@@ -1,12 +1,12 @@
 """`cpmae evaluate`: one command a question."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from cpmae.cli_status import status
 
 if TYPE_CHECKING:
     from cpmae.evaluation.results import Results
@@ -93,7 +93,7 @@ def reidentify(
         adaptive_identities,
         training_steps,
     )
-    with _progress() as tell:
+    with status(_every_tenth()) as tell:
         results = run_reidentify(options, scans, synthetic, _names(attackers), pattern, tell)
     _say(results, out)
 
@@ -133,7 +133,7 @@ def downstream(
     options = Options(
         out, _names(methods), method or (), label_maps, shells, weights, brain_extractor, workers, seed, quick
     )
-    with _progress() as tell:
+    with status(_every_tenth()) as tell:
         results = run_downstream(
             options, scans or (), synthetic, _names(segmenters), segmenter or (), meshnets, pattern, tell
         )
@@ -181,7 +181,7 @@ def sensitivity(
         None,
         training_steps,
     )
-    with _progress() as tell:
+    with status(_every_tenth()) as tell:
         results = run_sensitivity(
             options,
             scans or (),
@@ -213,15 +213,8 @@ def _say(results: "Results", out: Path) -> None:
     typer.echo(f"{out / 'report.html'}: {len(results.rows)} rows, {len(results.failures)} failures")
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """On a terminal one line that changes; else a line whenever it is about something else, or every tenth."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-
-        with Console(stderr=True).status("starting") as status:
-            yield status.update
-        return
+def _every_tenth() -> Callable[[str], None]:
+    """Where nobody looks: a line whenever it is about something else, or every tenth."""
     count = 0
     last = ""
 
@@ -233,4 +226,4 @@ def _progress() -> Iterator[Callable[[str], None]]:
         if count % 10 == 0:
             typer.echo(text, err=True)
 
-    yield tell
+    return tell

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,11 +39,33 @@ def synth(
     if not maps:
         raise typer.BadParameter(f"no label maps (.nii, .nii.gz) in {label_maps}")
     names = [p.name.split(".")[0] for p in found]
-    given = json.loads(doubtful.read_text()) if doubtful else {}
+    given = _boxes(doubtful) if doubtful else {}
     if unknown := [end for end in given if not any(name.endswith(end) for name in names)]:
         raise typer.BadParameter(f"{doubtful} speaks of {unknown[0]!r}, no label map in {label_maps} ends so")
     boxes = {name: boxes for name in names for end, boxes in given.items() if name.endswith(end)}
     stages.make_population(maps, population, count, seed, boxes, tell=lambda text: typer.echo(text, err=True))
+
+
+def _boxes(path: Path) -> dict[str, list[Any]]:
+    """What --doubtful names: for ends of file names, boxes of three spans each."""
+    import numpy as np  # not for --help
+
+    from cpmae.errors import SettingsError
+
+    def is_box(box: Any) -> bool:
+        try:
+            return np.array(box, np.float64).shape == (3, 2)
+        except (TypeError, ValueError):
+            return False
+
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"the file {path} of --doubtful cannot be read as JSON ({error}), correct it") from error
+    if not isinstance(found, dict) or not all(isinstance(b, list) and all(map(is_box, b)) for b in found.values()):
+        form = '{"01": [[[-40, 40], [86, 140], [-140, -46]]]}'
+        raise SettingsError(f"the file {path} of --doubtful is not of the form {form}, correct it")
+    return found
 
 
 @train.command()

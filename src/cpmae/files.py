@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from cpmae import __version__, metadata, metadata_json
 from cpmae.brain import load_brain_mask
 from cpmae.io import forms, nifti
 from cpmae.io.mask import mask_scan
-from cpmae.io.run import NiftiRun, mean_of
+from cpmae.io.run import NiftiRun, RunMean
 from cpmae.io.sidecar import dumped, sidecar_of
 from cpmae.io.sidecar import read as read_sidecar
 from cpmae.io.together import Writer, check_outputs, write_together
@@ -24,8 +23,10 @@ if TYPE_CHECKING:
     from cpmae.pipeline import Deidentified
     from cpmae.pipeline_run import DeidentifiedRun
     from cpmae.steps import Head
+    from cpmae.volume import Volume
 
-    _Done = tuple[Deidentified | DeidentifiedRun, NiftiRun, Callable[[], Iterator[NDArray]]]
+    # the result, the input under its header, what makes its volumes, and what gives the input's mean volume
+    _Done = tuple[Deidentified | DeidentifiedRun, NiftiRun, Callable[[], Iterator[NDArray]], Callable[[], Volume]]
 
 
 def deidentify_file(
@@ -82,15 +83,17 @@ def deidentify_file(
         fields = metadata_json.sidecar(read_sidecar(described), options, f"cpmae {__version__}")
     mask = load_brain_mask(brain_mask, run.shape, run.affine) if brain_mask else None
     done = _run if run.count > 1 else _scan
-    result, marked, volumes = done(run, options, mask, weights, head, tell)
+    result, marked, volumes, before = done(run, options, mask, weights, head, tell)
     tell("writing")
     # The result takes its name last: where it is, all the rest is too, and where anything failed it is not.
     files: list[tuple[Path, Writer]] = []
+    made, late = volumes(), []
     if picture:
         from cpmae.report.picture import before_after
 
-        before, after = run.mean(), mean_of(marked, volumes())
-        files.append((picture, lambda path: before_after(before, after, result.brain_mask, path)))
+        after = RunMean(marked)
+        made = after.added(made)  # so that the volumes are made once
+        late = [(picture, lambda path: before_after(before(), after.mean(), result.brain_mask, path))]
     grid = run.volume(np.zeros(run.shape, run.dtype, order="F"))
     if save_brain_mask:
         files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(grid, result.brain_mask))))
@@ -99,7 +102,7 @@ def deidentify_file(
         files.append((save_replaced_mask, lambda path: nifti.write(path, replaced)))
     if fields is not None:
         files.append((sidecar_of(output), lambda path: path.write_text(dumped(fields), "utf-8")))
-    write_together([*files, *beside, *forms.writers(output, marked, volumes())], staging)
+    write_together([*files, *beside, *forms.writers(output, marked, made)], staging, late)
     return result
 
 
@@ -113,16 +116,17 @@ def draw_head(input: Path, options: Options, weights: "str | Path | HeadModel | 
 
 
 def _scan(run: NiftiRun, options: Options, mask: Any, weights: Any, head: Any, tell: Any) -> "_Done":
-    from cpmae.pipeline import deidentify  # and with it torch, after the questions that need none
+    from cpmae.pipeline import deidentify_scan  # and with it torch, after the questions that need none
 
-    result = deidentify(run.only(), brain_mask=mask, weights=weights, head=head, progress=tell, **asdict(options))
+    scan = run.only()
+    result = deidentify_scan(scan, options, brain_mask=mask, weights=weights, head=head, progress=tell)
     clean = metadata.clean_nifti(run) if options.clean_metadata else run
     marked = clean.marked(result.image.header["descrip"].item().decode("ascii"))
-    return result, marked, lambda: iter([result.image.stored])
+    return result, marked, lambda: iter([result.image.stored]), scan.scaled
 
 
 def _run(run: NiftiRun, options: Options, mask: Any, weights: Any, head: Any, tell: Any) -> "_Done":
     from cpmae.pipeline_run import deidentify_run
 
     result = deidentify_run(run, options, brain_mask=mask, weights=weights, head=head, progress=tell)
-    return result, result.run, result.volumes
+    return result, result.run, result.volumes, lambda: result.mean

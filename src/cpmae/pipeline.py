@@ -84,13 +84,28 @@ def deidentify(
         ScanError, BrainMaskError, WeightsError, DeviceError, MissingExtraError: see `cpmae.errors`.
         ValueError: for an argument out of range.
     """
-    tell = progress or (lambda stage: None)
     options = Options(
         brain_extractor, margin_mm, region, clean_metadata, seed, device, allow_unusual_mask, noise_number
     )
-    scan = _as_scan(scan)
-    noise, generator, texture = steps.generators(seed, noise_number)
-    device = steps.usable_device(device)
+    return deidentify_scan(
+        _as_scan(scan), options, brain_mask=brain_mask, weights=weights, head=head, progress=progress
+    )
+
+
+def deidentify_scan(
+    scan: NiftiScan,
+    options: Options,
+    *,
+    brain_mask: NDArray | None = None,
+    weights: str | Path | HeadModel | None = None,
+    head: Head | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Deidentified:
+    """`deidentify` for whoever has `Options`; arguments and errors are the same."""
+    tell = progress or (lambda stage: None)
+    noise, generator, texture = steps.generators(options.seed, options.noise_number)
+    device = steps.usable_device(options.device)
+    header.check_grid(scan.header, "the scan")
     volume = scan.scaled()
     nifti.check_is_scan(volume)
 
@@ -100,7 +115,7 @@ def deidentify(
     found = steps.find(volume, brain_mask, options, device, head, header.doubts(scan.header))
 
     tell("generating a head")
-    looked = steps.look_at_brain(volume, found, region)
+    looked = steps.look_at_brain(volume, found, options.region)
     head = steps.draw(model, found, looked, generator, head)
     painted = paint_head(model, head.field, looked.conformed.mask, paints_for(model, looked.conformed), texture)
     if looked.kept is not None:
@@ -112,7 +127,7 @@ def deidentify(
     sigma = compose.noise_level(volume, found.mask) / looked.unit.scale
     values = compose.with_noise(values, sigma, noise)
     result = compose.compose(scan, found.protected, looked.unit.unscale(values))
-    result = metadata.clean_nifti(result) if clean_metadata else result
+    result = metadata.clean_nifti(result) if options.clean_metadata else result
     result = result.marked(steps.MARK)
 
     tell("checking the result")

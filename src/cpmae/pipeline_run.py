@@ -71,6 +71,7 @@ def deidentify_run(
     tell = progress or (lambda stage: None)
     noise, generator, texture = steps.generators(options.seed, options.noise_number)
     device = steps.usable_device(options.device)
+    header.check_grid(run.header, run.path.name)
     tell("reading all volumes")
     mean = run.mean()
     nifti.check_is_scan(mean, run.path.name)

@@ -14,6 +14,7 @@ from cpmae.volume import voxel_sizes
 
 REGIONS = ("nonbrain", "face")
 FACE_CLEARANCE_MM = 5.0  # the least distance between the brain and the face region
+FACE_DEPTH_MM = 66.0  # of the plane before which the face lies, along the direction that a face looks
 
 
 def protected_voxels(
@@ -61,6 +62,3 @@ def face_region() -> NDArray[np.bool_]:
     forehead = y > 84
     ears = (x.abs() > 66) & (y > -45) & (y < 40) & (z < 5) & (z > -80)
     return (face | (forehead & (z < 30)) | ears).numpy()
-
-
-FACE_DEPTH_MM = 66.0

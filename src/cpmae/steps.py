@@ -111,6 +111,9 @@ def find(
             )
         pose = head.pose
     protected = protected_voxels(mask, volume.affine, pose, options.region, options.margin_mm)
+    if protected.all():  # of a slab without a face that is right, and else a mistake: the user has to know
+        what = options.replaced()
+        warnings.append(f"nothing was replaced, the result is the original: the field of view holds nothing of {what}")
     return Found(mask, protected, pose, warnings)
 
 
@@ -253,12 +256,12 @@ def usable_device(name: str) -> str:
 def _brain_mask(given: NDArray | None, volume: Volume, extractor: str, device: str) -> NDArray[np.bool_]:
     if given is None:
         return brain.extract_brain(volume, extractor, device)
-    mask = np.asarray(given) != 0
-    if mask.shape != volume.shape:
+    values = np.asarray(given)
+    if values.shape != volume.shape:
         raise BrainMaskError(
-            f"the brain mask has shape {mask.shape}, the scan {volume.shape}; give one on the scan's grid"
+            f"the brain mask has shape {values.shape}, the scan {volume.shape}; give one on the scan's grid"
         )
-    return mask
+    return brain.as_mask(values, "the brain mask")
 
 
 def _check_intensities(volume: Volume, mask: NDArray[np.bool_]) -> list[str]:

@@ -282,13 +282,13 @@ def _volume(
     # another draw for each person, and in all volumes of one the same head and texture under other noise
     options = replace(run.options, seed=(run.seed + person) % 2**63, noise_number=run.volumes)
     run.volumes += 1
-    done = pipeline.deidentify(
+    done = pipeline.deidentify_scan(
         scan,
+        options,
         brain_mask=mask,
         weights=run.weights,
         head=drawn,
         progress=run.tell,
-        **asdict(options),
     )
     run.warnings += [text for text in (f"{series.name}: {w}" for w in done.warnings) if text not in run.warnings]
     result = done.image.stored

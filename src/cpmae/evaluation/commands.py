@@ -2,7 +2,6 @@
 
 import importlib
 import shlex
-import subprocess
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from cpmae.errors import MethodError, MissingExtraError
+from cpmae.tool import run_tool
 from cpmae.volume import Volume
 
 
@@ -42,19 +42,12 @@ def run_words(words: list[str], volume: Volume) -> Volume:
         nib.Nifti1Image(volume.data, volume.affine).to_filename(source)
         words = [w.replace("{in}", str(source)).replace("{out}", str(target)) for w in words]
         try:
-            done = subprocess.run(
-                words,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
+            code, output = run_tool(words, folder)
         except OSError as error:
             raise MethodError(f"{words[0]} cannot be started ({error.strerror}); check that it is installed") from error
-        text = " ".join(done.stdout.decode(errors="replace").split())[-300:]
-        if done.returncode:
-            raise MethodError(f"{words[0]} failed with exit code {done.returncode} ({text or 'no message'})")
+        text = " ".join(output.split())[-300:]
+        if code:
+            raise MethodError(f"{words[0]} failed with exit code {code} ({text or 'no message'})")
         if not target.exists():
             raise MethodError(f"{words[0]} ended well but wrote no {{out}}; check the command ({text or 'no message'})")
         return read_like(target, volume, words[0])

@@ -70,17 +70,34 @@ def from_folder(folder: Path, pattern: str = "*.nii*", brain_extractor: str = "d
     return [Person(n, *(file_scan(p, brain_extractor) for p in paths[:2])) for n, paths in sorted(whole.items())]
 
 
-def with_rescans(paths: Sequence[Path], brain_extractor: str = "deepbet") -> list[tuple[Scan, Scan | None]]:
-    """Files as scans; where two are of one `sub-...`, the second is the first's rescan and no scan of its own."""
+def with_rescans(
+    paths: Sequence[Path], brain_extractor: str = "deepbet"
+) -> tuple[list[tuple[Scan, Scan | None]], list[tuple[str, str]]]:
+    """Files as scans, one of each `sub-...`, with the next one of the same kind as its rescan, which is a yardstick.
+
+    Returns:
+        the pairs, and the names of the other files with the reasons why they are left out.
+    """
     persons: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
         found = re.search(r"sub-[A-Za-z0-9]+", path.name)
         persons[found.group() if found else str(path)].append(path)
     pairs: list[tuple[Scan, Scan | None]] = []
-    for files in persons.values():
-        first, *others = (file_scan(f, brain_extractor) for f in files[:2])
-        pairs.append((first, others[0] if others else None))
-    return pairs
+    left_out = []
+    for first, *others in persons.values():
+        again = next((path for path in others if _kind(path) == _kind(first)), None)
+        pairs.append((file_scan(first, brain_extractor), file_scan(again, brain_extractor) if again else None))
+        for path in others:
+            if path != again:
+                same = _kind(path) == _kind(first)
+                why = f"a further scan of its person, after {again.name}" if same and again else f"not as {first.name}"
+                left_out.append((path.name, f"{why}; a scan and one rescan of each person are measured"))
+    return pairs, left_out
+
+
+def _kind(path: Path) -> list[str]:
+    """Entities and suffix of a BIDS name that two scans of one kind share: all but session and run."""
+    return sorted(p for p in path.name.split(".")[0].split("_") if not p.startswith(("ses-", "run-")))
 
 
 def person_of(path: Path) -> str:

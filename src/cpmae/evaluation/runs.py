@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cpmae.errors import MethodError, OutputError, ScanError
+from cpmae.errors import ScanError, SettingsError
 from cpmae.evaluation import attackers, baselines, identities, population, report
 from cpmae.evaluation.attack_network import NetworkSettings
 from cpmae.evaluation.attackers import Training
@@ -15,6 +15,7 @@ from cpmae.evaluation.identities import Recipe
 from cpmae.evaluation.population import Person, Scan
 from cpmae.evaluation.results import Results
 from cpmae.evaluation.work import Cache
+from cpmae.io.output import make_folder
 
 Tell = Callable[[str], None]
 QUICK_IDENTITIES = 8
@@ -129,7 +130,7 @@ def run_downstream(
     """`cpmae evaluate downstream`.
 
     Args:
-        scans: files and folders; where a folder has several scans of a person, the second is the yardstick.
+        scans: files and folders; where a person has two scans of one kind, the second is the yardstick.
         synthetic: how many identities instead, each with a rescan.
         segmenter_names: of `segmenters.SEGMENTERS`; None for all.
         segmenter_commands: further ones, 'name=command {in} {out}'.
@@ -146,8 +147,9 @@ def run_downstream(
     chosen, left_out = segmenters.resolve(names, segmenter_commands, meshnets)
     methods, skipped = chosen_methods(options)
     make_folder(options.out)
+    further: list[tuple[str, str]] = []
     if scans:
-        pairs = population.with_rescans(files_of(scans, pattern), options.brain_extractor)
+        pairs, further = population.with_rescans(files_of(scans, pattern), options.brain_extractor)
         who, sources = f"{len(pairs)} scans, {sum(r is not None for _, r in pairs)} with a rescan.", {}
     else:
         recipe = identities.prepare(options.label_maps, options.out / "cache", options.seed)
@@ -156,7 +158,7 @@ def run_downstream(
         who, sources = f"{count} synthetic identities, {sentence(recipe)}", dict(recipe.sources)
     settings = settings_of(options, methods) | {"scans": len(pairs), "segmenters": [s.name for s in chosen]}
     data = sources | scan_hashes([s for pair in pairs for s in pair if s is not None])
-    results = Results("downstream", settings, data, who, skipped=skipped + left_out)
+    results = Results("downstream", settings, data, who, skipped=skipped + left_out + further)
     downstream(pairs, methods, chosen, options.cache, options.seed, options.processes, results, options.out, tell)
     report.write(results, options.out)
     return results
@@ -188,11 +190,11 @@ def run_sensitivity(
 
     names = attackers.known(SENSITIVITY_ATTACKERS if attacker_names is None else attacker_names)
     if "SQN adaptive" in names:
-        raise MethodError("SQN adaptive learns from one method's results, not from conditions; leave it out")
+        raise SettingsError("SQN adaptive learns from one method's results, not from conditions; leave it out")
     chosen, skipped = segmenters.resolve(segmenter_names or QUICK_SEGMENTERS, (), meshnets)
     wanted = [f for f in perturb.FACTORS if factors is None or any(part.lower() in f.lower() for part in factors)]
     if not wanted:
-        raise MethodError(f"no factor is named {factors}, choose among {', '.join(perturb.FACTORS)}")
+        raise SettingsError(f"no factor is named {factors}, choose among {', '.join(perturb.FACTORS)}")
     conditions = perturb.conditions(wanted, quick=options.quick)
     for condition in [c for c in conditions if c.factor == "extractor"]:
         name = next(n for n, extractor in segmenters.EXTRACTORS.items() if extractor == condition.level)
@@ -292,15 +294,3 @@ def files_of(paths: Sequence[Path], pattern: str) -> list[Path]:
     if not files:
         raise ScanError(f"there is no scan that matches {pattern!r} in {', '.join(map(str, paths))}; give others")
     return files
-
-
-def make_folder(out: Path) -> None:
-    """The folder of the results.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {out} cannot be made ({error.strerror}), choose another name") from error

@@ -59,6 +59,7 @@ _TAGS = [
     *("ModalityLUTSequence", "LossyImageCompression", "ScanningSequence", "MRAcquisitionType", "SliceThickness"),
     *("EchoTime", "EchoNumbers", "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue"),
     *("DiffusionGradientOrientation", "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime"),
+    "ComplexImageComponent",
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 

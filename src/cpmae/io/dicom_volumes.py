@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 from cpmae.errors import ScanError
 from cpmae.io.dicom import ENHANCED, Series, image_type, number_of
 from cpmae.io.dicom_pixels import check_storage, padding
+from cpmae.io.header import MIN_AXIS
 
-MIN_SLICES = 8  # fewer hold no head, but the three planes of a localizer, say
 SAME_DIRECTION = 1e-3  # between components of direction cosines, which files round
 SAME_PLACE_MM = 0.01
 UNEVEN = 0.1  # of the gap: how far off its place on a regular grid a slice may lie
@@ -210,10 +210,10 @@ def no_volume(stacks: list[Stack], name: str) -> str | None:
     """
     counts = [len(stack.frames) for stack in stacks]
     most = max(counts)
-    if min(counts) >= MIN_SLICES:
+    if min(counts) >= MIN_AXIS:
         return None
-    if most >= MIN_SLICES:
-        odd = sum(n for n in counts if n < MIN_SLICES)
+    if most >= MIN_AXIS:
+        odd = sum(n for n in counts if n < MIN_AXIS)
         raise ScanError(f"{odd} slices of {name} fit no volume with the others (direction, size, bits); take them out")
     places = f"{len(stacks)} directions or sizes" if len(stacks) > 1 else "one direction"
     return f"it is a localizer or a single slice and no volume ({most} slices at most, in {places})"

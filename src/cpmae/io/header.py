@@ -27,8 +27,10 @@ _DTYPE_OF_CODE = {
 }
 _REFUSED_CODE = {1: "1-bit", 32: "complex64", 128: "RGB", 1536: "float128", 1792: "complex128", 2048: "complex256"}
 _REFUSED_CODE[2304] = "RGBA"
-MIN_AXIS = 16  # voxels; nothing shorter holds a head
 VOXEL_RANGE_MM = (0.1, 10.0)
+# voxels along each axis, slices of DICOM too. At the largest voxels, 7 are shorter than any brain; of localizers, DICOM
+# has 3 to 5 a direction. Between 8 and a whole brain, the checks of the brain mask decide.
+MIN_AXIS = 8
 STORED_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 _UNITS = {1: "metres", 3: "micrometres"}
 
@@ -112,7 +114,8 @@ def best_affine(header: Any, name: str) -> NDArray[np.float64]:
 def doubts(header: Any) -> list[str]:
     """What a user should know of a header that can be used."""
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
-        return ["the header does not say how the head lies; the axes are taken as right, front and up"]
+        letters = "".join(nib.orientations.aff2axcodes(header.get_best_affine()))  # LAS: nibabel's way, as in Analyze
+        return [f"the header does not say how the head lies; its axes are taken as {letters} (L: towards the left)"]
     return []
 
 

@@ -4,6 +4,7 @@ The stored numbers are kept as the file holds them; scaling (`scl_slope`, `scl_i
 `NiftiScan.scaled`.
 """
 
+import io
 import math
 import os
 from collections.abc import Iterator
@@ -177,14 +178,15 @@ def from_volume(volume: Volume) -> NiftiScan:
 
 
 def from_image(image: Any, name: str = "the image") -> NiftiScan:
-    """A nibabel image as a scan; the numbers of a file's image are taken without their scaling.
+    """A nibabel image as a scan; the numbers of a file's image are taken without their scaling, if it has one for all.
 
     Raises:
         ScanError: as `read`.
     """
     if image.affine is None:
         raise ScanError(f"{name} has no affine, which tells where its voxels lie; give it one")
-    from_file = hasattr(image.dataobj, "get_unscaled")
+    # other proxies, those of PAR/REC and AFNI files, scale each slice or volume by another factor
+    from_file = type(image.dataobj) is nib.arrayproxy.ArrayProxy
     stored = np.asarray(image.dataobj.get_unscaled() if from_file else image.dataobj)
     kind = nib.Nifti2Header if isinstance(image.header, nib.Nifti2Header) else nib.Nifti1Header
     header = kind.from_header(image.header, check=False)
@@ -193,15 +195,28 @@ def from_image(image: Any, name: str = "the image") -> NiftiScan:
         header.set_data_shape(stored.shape)
     except nib.spatialimages.HeaderDataError as error:
         raise ScanError(f"{name} is {stored.dtype} {stored.shape}, which NIfTI does not hold; convert it") from error
+    extensions = _extension_bytes(image.header, header.endianness)
+    header.extensions.clear()  # or they would come back with the header of a result that was cleaned
     header["magic"] = header.default_structarr()["magic"]
-    header["vox_offset"] = len(header.binaryblock) + 4
+    header["vox_offset"] = len(header.binaryblock) + len(extensions)
     header["scl_slope"], header["scl_inter"] = (image.dataobj.slope, image.dataobj.inter) if from_file else (1, 0)
     if not np.allclose(header.get_best_affine(), image.affine, atol=1e-4):  # an Analyze or MGH image has it elsewhere
         header.set_sform(image.affine, code="scanner")
     native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     shape, (slope, inter) = volume_shape(header, name), scaling(header, name)
     check_grid(header, name)
-    return NiftiScan(native.reshape(shape, order="F"), slope, inter, best_affine(header, name), header)
+    return NiftiScan(native.reshape(shape, order="F"), slope, inter, best_affine(header, name), header, extensions)
+
+
+def _extension_bytes(header: Any, endianness: str) -> bytes:
+    """The extensions of a nibabel header as a file holds them."""
+    found = getattr(header, "extensions", None)  # formats other than NIfTI have none
+    if not found:
+        return NiftiScan.extensions
+    file = io.BytesIO(b"\1\0\0\0")
+    file.seek(0, io.SEEK_END)
+    found.write_to(file, endianness != nib.volumeutils.native_code)
+    return file.getvalue()
 
 
 def check_is_scan(volume: Volume, name: str = "the scan") -> None:

@@ -87,3 +87,15 @@ def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> None:
             file.write(packer.flush())
         else:
             file.writelines(pieces)
+
+
+def make_folder(folder: Path) -> None:
+    """A folder for results, and those above it; it may be there.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the folder {folder} cannot be made ({error.strerror}), choose another name") from error

@@ -166,6 +166,13 @@ class RunMean:
             np.add(self._total, stored, out=self._total, where=finite)
         np.add(self._counts, 1, out=self._counts, where=finite)
 
+    def added(self, volumes: Iterable[NDArray]) -> Iterator[NDArray]:
+        """The same volumes, each added while it is taken."""
+        for stored in volumes:
+            self.add(stored)
+            yield stored
+            del stored  # before the next one is made
+
     def mean(self) -> Volume:
         """Of the intensities of what was added so far, (X, Y, Z) float32; NaN where nothing was finite."""
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

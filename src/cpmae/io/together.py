@@ -43,26 +43,31 @@ def check_outputs(
         places.add(place)
 
 
-def write_together(files: Sequence[tuple[Path, Writer]], staging: Path | None = None) -> None:
+def write_together(
+    files: Sequence[tuple[Path, Writer]],
+    staging: Path | None = None,
+    late: Sequence[tuple[Path, Writer]] = (),
+) -> None:
     """Call each writer with a name in a private folder; when all have ended well, move all in place.
 
     The private folder lies in `staging`, on the file system of the targets, or beside each target if that is None.
 
     A full disk, an error or an interrupt while anything is written leaves no file at all. The moves come last, in the
     given order: put the file whose presence says that all went well at the end. An existing target is replaced.
+    `late` files follow from the others: they are written after them and moved before them.
 
     Raises:
         OutputError: if one of them cannot be written.
     """
     with ExitStack() as stack:
         staged = []
-        for target, write in files:
+        for target, write in [*files, *late]:
             with _errors_named(target):
                 folder = stack.enter_context(TemporaryDirectory(prefix=".cpmae-", dir=staging or target.parent))
                 place = Path(folder) / target.name
                 write(place)
                 staged.append((place, target))
-        for place, target in staged:
+        for place, target in [*staged[len(files) :], *staged[: len(files)]]:
             with _errors_named(target):
                 os.replace(place, target)
 

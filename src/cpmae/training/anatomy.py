@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cpmae.errors import ScanError
 from cpmae.models.tissue import TISSUES
 
 IN_BRAIN_MASK = 64
@@ -76,7 +77,7 @@ def to_anatomy(labels: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Compact form of a label map on any grid; see the module's first lines.
 
     Raises:
-        ValueError: on a label that is not one of the 54.
+        ScanError: on a label that is not one of the 54.
     """
     table = np.full(600, 255, np.uint8)
     for value, name in _OUTSIDE.items():
@@ -87,7 +88,7 @@ def to_anatomy(labels: NDArray, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
         table[right] = BRAIN_STRUCTURES[left]
     unknown = set(np.unique(labels)) - set(np.flatnonzero(table != 255))
     if unknown:
-        raise ValueError(f"labels {sorted(unknown)} are none of the 54 of SynthSeg's training maps")
+        raise ScanError(f"labels {sorted(unknown)} are none of the 54 of SynthSeg's training maps, give these")
     return table[labels] | np.where(mask, IN_BRAIN_MASK, 0).astype(np.uint8)
 
 

@@ -11,6 +11,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpmae.errors import ScanError
 from cpmae.models.vqvae import FINE, MAX_INTENSITY, STEP_MM, code_shape
 from cpmae.training import anatomy
 from cpmae.training.population import DrawnHead
@@ -49,11 +50,11 @@ def head_files(folder: Path) -> list[Path]:
     """The drawn heads in a folder.
 
     Raises:
-        FileNotFoundError: if there are none.
+        ScanError: if there are none.
     """
     paths = sorted(folder.glob("head-*.npz"))
     if not paths:
-        raise FileNotFoundError(f"no heads (head-*.npz) in {folder}; draw some with `cpmae train synth`")
+        raise ScanError(f"no heads (head-*.npz) in {folder}; draw some with `cpmae train synth`")
     return paths
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpmae.errors import ScanError
 from cpmae.io.output import whole_file
 from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig, known_coarse
 from cpmae.models.precision import fast_autocast
@@ -81,7 +82,7 @@ def batches(folder: Path, size: int, seed: int, step: int = 0) -> Iterator[HeadC
     """Endless batches of the codes in a folder, all kept in memory (0.2 MB a head); others from each `step` on."""
     heads = [load_codes(path) for path in sorted(folder.glob("*.npz"))]
     if not heads:
-        raise FileNotFoundError(f"no codes (*.npz) in {folder}")
+        raise ScanError(f"no codes (*.npz) in {folder}; give examples with heads")
     rng = random_order(seed, step)
     while True:
         chosen = [heads[i] for i in rng.integers(len(heads), size=size)]

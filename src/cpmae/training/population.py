@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cpmae import canonical, depth
+from cpmae.errors import ScanError
 from cpmae.models.field import GRID_SHAPE, control_shape, dense, pull, sampling_grid, warp_volume
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.registration import register
@@ -196,7 +197,7 @@ def draw(population: Population, rng: np.random.Generator, settings: DrawSetting
     """A head that nobody has.
 
     Raises:
-        ValueError: if no face comes out that is unlike the registered ones, as where one head was given twice.
+        ScanError: if no face comes out that is unlike the registered ones, as where one head was given twice.
     """
     s = settings or DrawSettings()
     field = _nobodys_shape(population, rng, s)
@@ -219,7 +220,10 @@ def _nobodys_shape(population: Population, rng: np.random.Generator, s: DrawSett
         field = _shape(population, rng, s)
         if least <= population.nearest_face(field) <= most:
             return field
-    raise ValueError(f"of {MAX_TRIES} faces none lay {least:.2f} to {most:.2f} mm from the nearest label map's")
+    raise ScanError(
+        f"of {MAX_TRIES} faces none lay {least:.2f} to {most:.2f} mm from the nearest label map's; "
+        "give other label maps, none of them twice"
+    )
 
 
 def _shape(population: Population, rng: np.random.Generator, s: DrawSettings) -> Tensor:

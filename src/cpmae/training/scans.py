@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cpmae import brain, canonical
 from cpmae.canonical import Conformed
-from cpmae.errors import CpmaeError
+from cpmae.errors import CpmaeError, ScanError
 from cpmae.generate import paints_for
 from cpmae.io import nifti
 from cpmae.io.output import whole_file
@@ -75,11 +75,15 @@ def load_prepared(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def scan_batches(folder: Path, size: int, seed: int, step: int = 0) -> Iterator[Heads]:
-    """Endless batches of random prepared scans, others from each `step` on."""
+    """Endless batches of random prepared scans, others from each `step` on.
+
+    Raises:
+        ScanError: if there are none.
+    """
     rng = random_order(seed, step)
     paths = sorted(folder.glob("*.npz"))
     if not paths:
-        raise FileNotFoundError(f"no prepared scans (*.npz) in {folder}")
+        raise ScanError(f"no prepared scans (*.npz) in {folder}; give a folder with head scans (.nii, .nii.gz)")
     while True:
         heads = [load_prepared(paths[i]) for i in rng.integers(len(paths), size=size)]
         image, brain_mask, field, known = (torch.stack(parts) for parts in zip(*heads, strict=True))

@@ -6,6 +6,7 @@ those and the same examples to a weight file.
 
 import hashlib
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cpmae.errors import SettingsError
+from cpmae.errors import ScanError, SettingsError
 from cpmae.io.output import whole_file
 from cpmae.models import checkpoint
 from cpmae.models.atlas import Atlas
@@ -75,14 +76,14 @@ def make_population(
     """Stage one: a shape model of the label maps, and `count` heads drawn from it; a later call makes what is missing.
 
     Raises:
-        ValueError: if fewer than three label maps have a complete face.
+        ScanError: if fewer than three label maps have a complete face, or no face unlike theirs can be drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / POPULATION).exists():
         heads = {path.name.split(".")[0]: synth.load_anatomy(path) for path in label_maps}
         cut = {name for name, values in heads.items() if (values & anatomy.OUT_OF_VIEW).any()}
         if len(heads) - len(cut) < 3:
-            raise ValueError(f"only {len(heads) - len(cut)} label maps have a complete face, at least 3 must")
+            raise ScanError(f"only {len(heads) - len(cut)} label maps have a complete face, at least 3 must; give more")
         made = population.build(
             {name: values for name, values in heads.items() if name not in cut},
             {name: values for name, values in heads.items() if name in cut},
@@ -171,11 +172,17 @@ def train_mae(
     """Stage three: the masked autoencoder on the codes of the examples, and the weight file `out` with everything.
 
     Raises:
-        SettingsError: if `run` has codes of another VQ-VAE than that of `vqvae_run`.
+        SettingsError: if `vqvae_run` has no VQ-VAE, or `run` codes of another one.
+        ScanError: if there are no examples.
     """
     fabric = loop.make_fabric(hardware.accelerator, hardware.devices, hardware.precision)
     torch.manual_seed(seed)
-    state = torch.load(vqvae_run / "vqvae.pt", weights_only=True)
+    try:
+        state = torch.load(vqvae_run / "vqvae.pt", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise SettingsError(
+            f"{vqvae_run / 'vqvae.pt'} cannot be read, give the run folder of `cpmae train vqvae`"
+        ) from error
     begin(run, fabric.global_rank == 0, vqvae=digest_of(state["vqvae"]))
     config = checkpoint.config_from(state["config"])
     vqvaes = VQVAEs(config.vqvae)
@@ -185,7 +192,7 @@ def train_mae(
     drawn = (examples / POPULATION).exists()
     sources = data.head_files(examples) if drawn else sorted(prepared.glob("*.npz"))
     if not sources:
-        raise FileNotFoundError(f"no drawn heads in {examples} and no prepared scans in {prepared}")
+        raise ScanError(f"no drawn heads in {examples} and no prepared scans in {prepared}; give those of train vqvae")
     codes = run / "codes"
     codes.mkdir(parents=True, exist_ok=True)
     for number, path in islice(enumerate(sources), fabric.global_rank, None, fabric.world_size):
