@@ -493,3 +493,5 @@ def test_a_series_whose_header_puts_it_elsewhere_has_its_own_brain(tmp_path: Pat
     for number in (1, 2):
         kept = volume(tmp_path / "out" / f"study-01/series-00{number}") == STORED
         assert kept[BRAIN].mean() > 0.9, number
+    checked = run("verify", tmp_path / "in", tmp_path / "out", "--json")
+    assert json.loads(checked.stdout)["ok"], checked.stdout

@@ -56,6 +56,8 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
     Raises:
         ScanError: if one of the folders holds no series, or cannot be read.
     """
+    from cpmae import steps  # and with it torch, which other commands do not wait for
+
     before, after = (dicom.find_series(folder)[0] for folder in (original, result))
     if not after:
         raise ScanError(f"{result} holds no MR series, give the folder that cpmae made")
@@ -69,15 +71,18 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
             failure = "there is no such series in the original (number, instances, positions)"
             checks.append(SeriesCheck(new.name, len(new.instances), (), (failure,)))
             continue
-        volumes, failures = [], _same_study(old, new)
+        volumes, failures, own = [], _same_study(old, new), None
         for (scan, stack), (other, _) in zip(_scans(old), _scans(new), strict=True):
-            if old.world in brains:
-                mask = mask_on(*brains[old.world], stack.shape, stack.affine)
-            else:
+            lent = own or brains.get(old.world)
+            mask = mask_on(*lent, stack.shape, stack.affine) if lent else None
+            if mask is not None and own is None and not steps.lent_mask_fits(scan.scaled(), mask)[0]:
+                mask = extract_brain(scan.scaled(), extractor)  # as `study` did
+            elif mask is None:
                 mask = given_mask(brain_mask, scan) if brain_mask else extract_brain(scan.scaled(), extractor)
             scan, mask = dicom_scan.without_holes(scan, mask, stack)
             other, _ = dicom_scan.without_holes(other, mask, stack)
-            brains.setdefault(old.world, (mask, stack.affine))
+            own = mask, stack.affine
+            brains.setdefault(old.world, own)
             volumes.append(verify(scan, other, mask))
         failures += [text for volume in volumes for text in volume.failures]
         checks.append(SeriesCheck(old.name, len(new.instances), tuple(volumes), tuple(dict.fromkeys(failures))))
