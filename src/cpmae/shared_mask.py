@@ -23,6 +23,9 @@ def mask_on(
     Args:
         mask: (X, Y, Z) bool with its `affine`, voxel to world, mm.
         shape, new_affine: the other grid.
+
+    Returns:
+        the mask itself if the grids are one.
     """
     if mask.shape == shape and np.allclose(affine, new_affine, atol=1e-4):
         return mask

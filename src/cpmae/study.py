@@ -263,7 +263,8 @@ def _volume(
     if head:
         drawn = head.drawn
         mask = mask_on(head.mask, head.affine, stack.shape, stack.affine)
-        if own is None:  # the first volume tells for the series whether the mask of the other one is its brain
+        # on another grid, the first volume tells for the series whether the mask of the other one is its brain
+        if own is None and mask is not head.mask:
             fits, doubt = steps.lent_mask_fits(scan.scaled(), mask)
             run.warnings += [f"{series.name}: {doubt}"] if doubt else []
             if not fits:

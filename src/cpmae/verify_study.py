@@ -74,11 +74,12 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
         volumes, failures, own = [], _same_study(old, new), None
         for (scan, stack), (other, _) in zip(_scans(old), _scans(new), strict=True):
             lent = own or brains.get(old.world)
-            mask = mask_on(*lent, stack.shape, stack.affine) if lent else None
-            if mask is not None and own is None and not steps.lent_mask_fits(scan.scaled(), mask)[0]:
-                mask = extract_brain(scan.scaled(), extractor)  # as `study` did
-            elif mask is None:
+            if lent is None:
                 mask = given_mask(brain_mask, scan) if brain_mask else extract_brain(scan.scaled(), extractor)
+            else:
+                mask = mask_on(*lent, stack.shape, stack.affine)
+                if own is None and mask is not lent[0] and not steps.lent_mask_fits(scan.scaled(), mask)[0]:
+                    mask = extract_brain(scan.scaled(), extractor)  # as `study` did
             scan, mask = dicom_scan.without_holes(scan, mask, stack)
             other, _ = dicom_scan.without_holes(other, mask, stack)
             own = mask, stack.affine

@@ -97,7 +97,8 @@ def _mask_of_another(
 ) -> tuple[Path | None, str | None, list[str]]:
     """The brain mask of a scan of the session, on this one's grid, by the rule of `bids.frames`; whose; and warnings.
 
-    It is compared with the image, but in phases, in which nobody sees a brain.
+    It is compared with the image, but not where the two have one grid, as images of one acquisition have, and maps of
+    it in which brains look strange, and not in phases, in which nobody sees a brain.
     """
     grid, volume, warnings = grid_of(task.source / task.scan), None, []
     for reference in task.references:
@@ -107,9 +108,10 @@ def _mask_of_another(
             mask = mask_for(grid, other, there)
             if mask is None:
                 continue
+            fit, doubt = True, None
             if task.is_phase:
-                fit, doubt = True, None if same_grid(grid, other) else _UNCHECKED
-            else:
+                doubt = None if same_grid(grid, other) else _UNCHECKED
+            elif not same_grid(grid, other):
                 if volume is None:
                     volume = _mean(forms.open_scan(task.source / task.scan))
                 fit, doubt = fits(volume, mask)
