@@ -224,7 +224,7 @@ extract_brain(Volume(np.ones((20, 20, 20), np.float32), np.eye(4)), {command!r})
 """
     process = subprocess.Popen([sys.executable, "-c", code])
     pid_file = Path(f"{tmp_path}.pid")
-    for _ in range(200):
+    for _ in range(1200):
         if pid_file.exists() and pid_file.read_text().strip():
             break
         time.sleep(0.1)

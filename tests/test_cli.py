@@ -30,6 +30,7 @@ from cpmae.cli import app
 from cpmae.cli_status import status
 from cpmae.errors import OutputError
 from cpmae.io.together import write_together
+from cpmae.models import checkpoint
 
 AFFINE = phantom.ras_affine()
 DATA, BRAIN = phantom.head()
@@ -272,7 +273,7 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no JSON": (lambda path: path.with_suffix(".json").unlink(), ("head.json", "cannot read")),
     "JSON is none": (lambda path: path.with_suffix(".json").write_text("{"), ("head.json", "not JSON")),
     "JSON is a list": (lambda path: path.with_suffix(".json").write_text("[]"), ("head.json",)),
-    "another version": (lambda path: change_json(path, format=99), ("format 99", "this version reads 3")),
+    "another version": (lambda path: change_json(path, format=99), ("format 99", f"this version reads {checkpoint.FORMAT}")),
     "another model": (lambda path: change_json(path, config={"vqvae": {"x": 1}, "mae": {}}), ("head.json",)),
 }
 
