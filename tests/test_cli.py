@@ -273,7 +273,10 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no JSON": (lambda path: path.with_suffix(".json").unlink(), ("head.json", "cannot read")),
     "JSON is none": (lambda path: path.with_suffix(".json").write_text("{"), ("head.json", "not JSON")),
     "JSON is a list": (lambda path: path.with_suffix(".json").write_text("[]"), ("head.json",)),
-    "another version": (lambda path: change_json(path, format=99), ("format 99", f"this version reads {checkpoint.FORMAT}")),
+    "another version": (
+        lambda path: change_json(path, format=99),
+        ("format 99", f"this version reads {checkpoint.FORMAT}"),
+    ),
     "another model": (lambda path: change_json(path, config={"vqvae": {"x": 1}, "mae": {}}), ("head.json",)),
 }
 
