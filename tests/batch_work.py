@@ -80,7 +80,7 @@ def work(task: dict[str, Any], staging: Path) -> tuple[Sequence[Path], dict[str,
         import torch
 
         return paths, {"threads": torch.get_num_threads()}
-    return paths, {"threads": os.environ.get("OMP_NUM_THREADS")}
+    return paths, {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
 
 
 def batch(

@@ -75,7 +75,18 @@ def test_all_are_done_each_once_and_nothing_else_is_left(root: Path, system_temp
     assert [p.name for p in (root / "out").iterdir() if p.name.startswith(".")] == [".cpmae"]
     assert list(system_temporary.iterdir()) == []
     assert {r["name"]: r["state"] for r in records.all()} == dict.fromkeys(names, "done")
-    assert records.all()[0]["account"] == {"threads": str(max(1, len(os.sched_getaffinity(0)) // 2))}
+
+
+def test_workers_share_the_cores_and_hold_none_while_they_wait(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    _, records = batch(root, [job(root, name) for name in "ab"], 2)
+    share = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert records.all()[0]["account"] == {"OMP_NUM_THREADS": share, "OMP_WAIT_POLICY": "passive"}
+    assert "OMP_WAIT_POLICY" not in os.environ
+    _, records = batch(root, [job(root, "c")], 1)
+    alone = {record["name"]: record["account"] for record in records.all()}["c"]
+    assert alone == {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "OMP_WAIT_POLICY": None}
 
 
 @pytest.mark.parametrize("variable", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])

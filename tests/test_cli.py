@@ -146,6 +146,15 @@ def test_scans_that_are_no_file(folder: Path) -> None:
     assert_refused(run("deidentify", missing, folder / "out.nii"), folder, before, str(missing), "does not exist")
     assert_refused(run("deidentify", folder / "dicom", folder / "out"), folder, before, "holds no files", "DICOM")
     assert_refused(run("verify", missing, folder / "scan.nii"), folder, before, str(missing), "does not exist")
+    (folder / "IM0001").write_bytes(bytes(128) + b"DICM")
+    (folder / "plain.nii.gz").write_bytes((folder / "scan.nii").read_bytes())
+    put(folder / "dicom" / "dataset_description.json", b"{}")
+    before = contents(folder)
+    one = run("deidentify", folder / "IM0001", folder / "out.dcm")
+    assert_refused(one, folder, before, "one DICOM file", "the folder of its series")
+    named = run("deidentify", folder / "plain.nii.gz", folder / "out.nii")
+    assert_refused(named, folder, before, "not compressed", "rename it to plain.nii")
+    assert_refused(run("deidentify", folder / "dicom", folder / "out"), folder, before, "BIDS data set", "`cpmae bids`")
 
 
 def leaking() -> NDArray[np.bool_]:
@@ -165,6 +174,10 @@ BAD_MASKS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     "leaking into the face": (lambda: mask_bytes(leaking()), ("where no brain reaches", "--allow-unusual-mask")),
     "damaged": (lambda: mask_bytes(BRAIN)[:9999], ("truncated", "9999")),
     "of a run": (lambda: mask_bytes(np.stack([BRAIN] * 2, 3)), ("holds 2 volumes", "3-D")),
+    "probabilities": (
+        lambda: phantom.nifti_bytes_of(BRAIN * np.float32(0.7), AFFINE),
+        ("mask.nii holds fractions", "above 0.5"),
+    ),
 }
 
 

@@ -331,7 +331,7 @@ BAD: dict[str, tuple[dict[str, bytes], str]] = {
     "mgh: cut short": ({"a.mgh": mgh_bytes(INT16, phantom.ras_affine())[:5000]}, "truncated.*5000 bytes"),
     "mgz: cut short": ({"a.mgz": gzip.compress(mgh_bytes(INT16, phantom.ras_affine()))[:5000]}, "truncated"),
     "mgz: short inside": ({"a.mgz": gzip.compress(mgh_bytes(INT16, phantom.ras_affine())[:5000])}, "truncated"),
-    "mgz: not gzip": ({"a.mgz": mgh_bytes(INT16, phantom.ras_affine())}, "not a gzip"),
+    "mgz: not gzip": ({"a.mgz": mgh_bytes(INT16, phantom.ras_affine())}, "is not compressed"),
     "mgh: type": ({"a.mgh": mgh_bytes(INT16, phantom.ras_affine(), type=2)}, "MGH type 2"),
     "mgh: dims": ({"a.mgh": mgh_bytes(INT16, phantom.ras_affine(), dims=[163842, 1, 1, 1])}, "163842.*surface"),
     "mgh: no dims": ({"a.mgh": mgh_bytes(INT16, phantom.ras_affine(), dims=[16, 0, 18, 1])}, "16, 0, 18"),

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from cpmae.errors import OutputError
-from cpmae.report.picture import _world_slice, before_after
+from cpmae.report.picture import _inside_brain, _world_slice, before_after
 from cpmae.volume import Volume
 
 
@@ -108,7 +109,9 @@ def test_slices_are_upright_in_world_directions(flips, plane, expected):
         data[tuple(np.rint(to_voxel[:3, :3] @ vector + to_voxel[:3, 3]).astype(int))] = 1
         mask = np.zeros(data.shape, bool)
         mask[18:23, 18:23, 18:23] = True
-        image, outline, _ = _world_slice(Volume(data, affine), mask, plane, 1.0)
+        image, outline, _ = _world_slice(
+            Volume(data, affine), mask, plane, 1.0, _inside_brain(mask, affine, plane, 0.5)
+        )
         row, column = np.unravel_index(image.argmax(), image.shape)
         middle = np.array(np.nonzero(outline > 0.5)).mean(axis=1)
         moved = {"up": row - middle[0], "right": column - middle[1], "left": middle[1] - column}
@@ -117,9 +120,29 @@ def test_slices_are_upright_in_world_directions(flips, plane, expected):
 
 def test_slices_keep_millimetres_on_anisotropic_grids():
     affine = np.diag([1.0, 0.5, 3.0, 1.0])
-    image, outline, _ = _world_slice(Volume(np.ones((30, 60, 10)), affine), np.ones((30, 60, 10), bool), 0, 1.0)
+    whole = np.ones((30, 60, 10), bool)
+    image, outline, _ = _world_slice(Volume(whole * 1.0, affine), whole, 0, 1.0, _inside_brain(whole, affine, 0, 0.5))
     assert image.shape == (30, 30)  # 10 * 3 mm high, 60 * 0.5 mm wide
     assert outline.shape == image.shape
+
+
+def test_one_slice_runs_low_where_masks_leak_into_the_eyes():
+    affine = np.diag([2.0, 2.0, -1.5, 1.0])
+    mask = np.zeros((40, 40, 60), bool)
+    mask[10:31, 10:31, 10:51] = True
+    x, y, z = _inside_brain(mask, affine, 2, 0.3)
+    assert (x, y) == (40, 40)
+    assert z == pytest.approx(-75 + 0.3 * 60)  # from the lowest voxel, the 50th
+
+
+def test_what_is_kept_beyond_the_brain_has_an_outline_of_its_own(tmp_path):
+    volume, mask = ball()
+    pixels = []
+    for kept in (None, mask, ndimage.binary_dilation(mask, iterations=4)):
+        before_after(volume, volume, mask, tmp_path / "x.png", kept)
+        picture = read_png(tmp_path / "x.png")
+        pixels.append(int((picture[..., 2] > picture[..., 0] + 0.3).sum()))
+    assert pixels[:2] == [0, 0] and pixels[2] > 100
 
 
 def test_importing_the_module_does_not_import_matplotlib():

@@ -217,6 +217,7 @@ def test_a_few_bad_voxels_in_the_brain_are_kept_and_many_refused(model: HeadMode
         ({"brain_mask": np.where(phantom.head()[1], 1, np.nan)}, BrainMaskError, "brain mask holds NaN"),
         ({"brain_mask": np.full(phantom.SHAPE, np.nan)}, BrainMaskError, "brain mask holds NaN"),
         ({"brain_mask": np.zeros(phantom.SHAPE)}, BrainMaskError, "is empty"),
+        ({"brain_mask": phantom.head()[1] * 0.4}, BrainMaskError, "holds fractions"),
         ({"seed": -1}, ValueError, "seed is -1"),
         ({"noise_number": -1}, ValueError, "noise is -1"),
         ({"margin_mm": -2.0}, ValueError, "-2 mm"),
@@ -254,6 +255,20 @@ def test_a_scan_that_was_not_read_as_one_is_checked_too(model: HeadModel) -> Non
     metres["xyzt_units"] = 1
     with pytest.raises(ScanError, match="metres"):
         run(replace(scan_of(), header=metres), brain_of(), model)
+
+
+def test_label_maps_and_earlier_results_are_told_of(model: HeadModel) -> None:
+    scan, brain = scan_of(), brain_of()
+    labels = scan.with_stored(
+        np.where(brain, 2 + (scan.stored > np.median(scan.stored[brain]) + 20), scan.stored > 30).astype(
+            scan.stored.dtype
+        )
+    )
+    found = run(labels, brain, model)
+    assert any("seems to be a label map" in w for w in found.warnings)
+    first = run(scan, brain, model)
+    assert not first.warnings
+    assert any("de-identified already" in w for w in run(first.image, brain, model).warnings)
 
 
 def test_a_header_without_orientation_is_told_of(model: HeadModel) -> None:

@@ -231,7 +231,7 @@ def test_a_flipped_bit_in_a_gzip_file_is_found(tmp_path: Path) -> None:
     raw[-6] ^= 1  # in the checksum at the end
     path.write_bytes(raw)
     run = open_run(path)
-    with pytest.raises(ScanError, match="truncated or not a gzip"):
+    with pytest.raises(ScanError, match="truncated or damaged"):
         write_run(tmp_path / "out.nii.gz", run, run.stored_volumes())
     assert [p.name for p in tmp_path.iterdir()] == ["in.nii.gz"]
 

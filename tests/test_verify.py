@@ -184,13 +184,14 @@ def test_a_removed_face_passes(scans: tuple[nifti.NiftiScan, nifti.NiftiScan, np
     assert verify(original, original.with_stored(np.where(mask, original.stored, noise).astype(np.int16)), mask).ok
 
 
-def test_a_skull_stripped_original_has_nothing_to_change(
+def test_of_a_skull_stripped_original_a_copy_alone_is_refused(
     scans: tuple[nifti.NiftiScan, nifti.NiftiScan, np.ndarray],
 ) -> None:
     original, _, mask = scans
     stripped = original.with_stored(np.where(mask, original.stored, 0).astype(np.int16))
-    found = verify(stripped, stripped, mask)
+    found = verify(stripped, original.with_stored(np.where(mask, original.stored, 40).astype(np.int16)), mask)
     assert found.ok and found.face_equal is None and found.outside_correlation is None
+    assert not verify(stripped, stripped, mask).ok
 
 
 def test_without_measures_the_promises_are_still_checked(
@@ -214,6 +215,19 @@ def test_files_and_json(tmp_path: Path) -> None:
     os.link(tmp_path / "a.nii.gz", tmp_path / "same.nii.gz")
     same = verify_files(tmp_path / "a.nii.gz", tmp_path / "same.nii.gz", mask)
     assert not same.separate_files and "original file itself" in same.failures[0]
+
+
+def test_a_pair_the_wrong_way_round_is_refused(tmp_path: Path) -> None:
+    original, result, mask = pair("RAS", phantom.STORAGES[1])
+    put(tmp_path / "a.nii.gz", b"".join(original.to_bytes()))
+    put(tmp_path / "b.nii.gz", b"".join(result.marked("de-identified by cpmae 9.9").to_bytes()))
+    assert verify_files(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", mask).ok
+    turned = verify_files(tmp_path / "b.nii.gz", tmp_path / "a.nii.gz", mask)
+    assert "the other way round" in turned.failures[0]
+    assert verify_files(tmp_path / "b.nii.gz", tmp_path / "b.nii.gz", mask).failures == (
+        "the result is the original file itself",
+        "outside the brain the result is still the original",
+    )
 
 
 def test_a_mask_of_another_shape_is_an_error(

@@ -89,7 +89,7 @@ def load_brain_mask(
 
     Raises:
         ScanError: if the file cannot be read.
-        BrainMaskError: if it is on another grid, empty, all of the volume, or holds NaN.
+        BrainMaskError: if it is on another grid, empty, all of the volume, or holds fractions or NaN.
     """
     run = forms.open_scan(path, checked=False)
     if run.count > 1:
@@ -115,10 +115,12 @@ def as_mask(values: NDArray, name: str) -> NDArray[np.bool_]:
     """True where a mask that somebody made is not 0; `name` is for messages.
 
     Raises:
-        BrainMaskError: if it is empty, all of the volume, or holds NaN or infinity.
+        BrainMaskError: if it is empty, all of the volume, or holds fractions, NaN or infinity.
     """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise BrainMaskError(f"{name} holds NaN or infinity, a brain mask is 0 outside and 1 inside; make it again")
+    if values.dtype.kind == "f" and (values % 1 != 0).any():
+        raise BrainMaskError(f"{name} holds fractions, as maps of probabilities do; make it 1 where they are above 0.5")
     mask = values != 0
     if not mask.any():
         raise BrainMaskError(f"{name} is empty, give a mask that is not 0 in the brain")

@@ -93,7 +93,7 @@ def deidentify_file(
 
         after = RunMean(marked)
         made = after.added(made)  # so that the volumes are made once
-        late = [(picture, lambda path: before_after(before(), after.mean(), result.brain_mask, path))]
+        late = [(picture, lambda path: before_after(before(), after.mean(), result.brain_mask, path, result.protected))]
     grid = run.volume(np.zeros(run.shape, run.dtype, order="F"))
     if save_brain_mask:
         files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(grid, result.brain_mask))))

@@ -15,7 +15,7 @@ from torch import Tensor
 from cpmae import __version__, brain, canonical
 from cpmae.errors import BrainMaskError, DeviceError, ScanError
 from cpmae.generate import generate_field
-from cpmae.io import nifti
+from cpmae.io import header, nifti
 from cpmae.io.nifti import NiftiScan
 from cpmae.io.run import NiftiRun
 from cpmae.models import checkpoint
@@ -28,10 +28,11 @@ MIN_OVERLAP = (
     0.75  # Dice of a smoothed brain mask with the template brain; label maps and scans of adults reach 0.9 to 0.97
 )
 MAX_NOT_FINITE = 0.01  # of the brain
+MAX_LIKE_NEIGHBOURS = 0.7  # of the brain's voxels that equal the next one, as labels do; of 8-bit scans a tenth does
 MAX_APART_MM = 15.0  # between the brains of two scans that share a head
 # how sums are split among threads changes their rounding, and so which codes are drawn: always the same number
 DRAWING_THREADS = 2
-MARK = f"de-identified by cpmae {__version__}"
+MARK = f"{header.MARK} {__version__}"
 TRAINED_ON_SCANS = (
     "the weights were trained on scans of people and may draw heads like theirs; show results to nobody who may not "
     "see those scans"
@@ -101,7 +102,8 @@ def find(
     mask = _brain_mask(given_mask, volume, options.brain_extractor, device)
     warnings = [*doubts, *brain.check_brain_mask(mask, volume.affine), *_check_intensities(volume, mask)]
     pose = canonical.align(mask, volume.affine)
-    warnings += _check_pose(pose, options.allow_unusual_mask, options.region)
+    by = None if given_mask is not None else options.brain_extractor
+    warnings += _check_pose(pose, options.allow_unusual_mask, options.region, by)
     if head is not None and head.pose is not None:
         apart = float(np.linalg.norm(pose.matrix[:3, 3] - head.pose.matrix[:3, 3]))
         if apart > MAX_APART_MM:
@@ -275,12 +277,17 @@ def _check_intensities(volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
     if not np.ptp(inside[np.isfinite(inside)]) > 0:
         raise ScanError("all of the brain has one and the same intensity; give the scan itself, not a mask")
     found = [f"{bad:.2%} of the brain is NaN or infinite; these voxels are kept as they are"] if bad else []
+    pairs = mask[1:] & mask[:-1]
+    if float((volume.data[1:] == volume.data[:-1])[pairs].mean() if pairs.any() else 0) > MAX_LIKE_NEIGHBOURS:
+        found.append(
+            "most of the brain has the intensity of the voxel beside it: this seems to be a label map, no scan"
+        )
     if brain.looks_stripped(volume, mask):
         found.append("there is next to nothing around the brain: the scan seems to be skull-stripped already")
     return found
 
 
-def _check_pose(pose: canonical.Pose, allow_unusual: bool, region: str) -> list[str]:
+def _check_pose(pose: canonical.Pose, allow_unusual: bool, region: str, extractor: str | None) -> list[str]:
     """Refuse a mask that no brain fills, one that leaks into the orbits, say: it would keep what identifies.
 
     A head that lies otherwise than its header says looks the same. In the region "face" nothing is allowed: where the
@@ -296,6 +303,8 @@ def _check_pose(pose: canonical.Pose, allow_unusual: bool, region: str) -> list[
         )
     if found and (region == "face" or not allow_unusual):
         look = "look at the mask, and at the orientation in the header"
+        if extractor:
+            look = f"{extractor.split()[0]} may be wrong here: give --brain-mask or another --brain-extractor; {look}"
         allow = "and allow it (--allow-unusual-mask) if both are right"
         if region == "face":
             allow = "or replace all around the brain (--region nonbrain): where the face is cannot be told from it"

@@ -79,6 +79,7 @@ class _Head:
     affine: NDArray[np.float64]
     before: NiftiScan
     after: NiftiScan
+    kept: NDArray[np.bool_]
 
 
 @dataclass
@@ -299,7 +300,7 @@ def _volume(
         if not np.array_equal(new[key][kept], pixels[key][kept]):
             raise ScanError(f"protected voxels of {series.name} changed on the way, and the result was dropped")
     if head is None:
-        head = _Head(done.head, done.brain_mask, stack.affine, scan, done.image)
+        head = _Head(done.head, done.brain_mask, stack.affine, scan, done.image, done.protected)
         run.heads.setdefault(world, head)
     account = {k: v for k, v in done.account.items() if k not in ("seed", "warnings", "metadata", "version")}
     return head, new, account
@@ -337,7 +338,7 @@ def _put_in_place(
         from cpmae.report.picture import before_after
 
         before, after = head.before.scaled(), head.after.scaled()
-        files.append((picture, lambda path: before_after(before, after, head.mask, path)))
+        files.append((picture, lambda path: before_after(before, after, head.mask, path, head.kept)))
     if head and save_brain_mask:
         files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(head.before, head.mask))))
     output = output.resolve()  # "." cannot be renamed

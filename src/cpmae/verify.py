@@ -1,7 +1,7 @@
 """Check a result against its original: is the brain exact, and what of the rest survived."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cpmae.compare import correlation, equal_voxels, is_changed, most_common, places, same_header, share
 from cpmae.detail import surviving_detail
 from cpmae.io import forms
+from cpmae.io.header import is_marked
 from cpmae.io.nifti import NiftiScan
 from cpmae.verify_run import RunVerification, verify_run
 
@@ -34,8 +35,8 @@ class Verification:
         changed: False if the result's outside is still the original's. This is so if, in the tissue about the face,
             more than `MAX_EQUAL` of the stored numbers are equal, the shell's correlation is above `MAX_CORRELATION`,
             or that of the detail above `MAX_DETAIL`. Where there is no face in view, all of the outside counts. Where
-            the original has no tissue outside the brain (skull-stripped), there is nothing to change and this is True;
-            and where nothing was measured.
+            the original has no tissue outside the brain (skull-stripped), this is so if every number is equal. True
+            where nothing was measured.
         failures: a sentence for each promise that does not hold.
     """
 
@@ -76,9 +77,15 @@ def verify_files(
     """
     first, second = forms.open_scan(original), forms.open_scan(result)
     separate = not os.path.samefile(Path(original), Path(result))
+    done: Verification | RunVerification
     if first.count == second.count == 1:
-        return verify(first.only(), second.only(), brain_mask, separate_files=separate)
-    return verify_run(first, second, brain_mask, separate_files=separate)
+        done = verify(first.only(), second.only(), brain_mask, separate_files=separate)
+    else:
+        done = verify_run(first, second, brain_mask, separate_files=separate)
+    if is_marked(first.header) and not is_marked(second.header):
+        text = "the original is a result of cpmae and the result is none, give the two the other way round"
+        done = replace(done, failures=(*done.failures, text))
+    return done
 
 
 def verify(
@@ -117,6 +124,8 @@ def verify(
             failures.append(f"{differing} of {inside} protected voxels differ from the original")
         if measure:
             measures = _measure(original, result, brain_mask, equal)
+            if equal.all():  # of a skull-stripped scan nothing else can be measured
+                measures = replace(measures, changed=False)
         if not measures.changed:
             failures.append("outside the brain the result is still the original")
     return Verification(

@@ -6,11 +6,11 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from cpmae.batch import cores
 from cpmae.batch.engine import Work, attempt
 from cpmae.batch.lease import remove_dead
 from cpmae.batch.records import Job, Outcome, Records
@@ -18,7 +18,6 @@ from cpmae.batch.temporary import PREFIX, private_temporary_folder
 from cpmae.stopping import exit_on_signals
 
 PATIENCE_S = 5.0  # with a worker that was told to end
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _context = multiprocessing.get_context("spawn")  # a fork would copy locks that other threads hold
 
 
@@ -30,7 +29,6 @@ class LocalWorkers:
 
     def __init__(self, count: int, work: Work, records: Records, staging: Path, hide: Iterable[Path] = ()) -> None:
         self._count, self._arguments = count, (work, records, staging, tuple(hide))
-        self._threads = max(1, _cores() // count)
         self._idle: list[_Worker] = []
         self._busy: dict[_Worker, Job] = {}
 
@@ -54,7 +52,7 @@ class LocalWorkers:
     def submit(self, job: Job) -> None:
         alive = [worker for worker in self._idle if worker.process.is_alive()]
         self._idle = alive
-        worker = self._idle.pop() if alive else _Worker(self._arguments, self._threads)
+        worker = self._idle.pop() if alive else _Worker(self._arguments, self._count)
         self._busy[worker] = job
         try:
             worker.connection.send(job)
@@ -74,10 +72,10 @@ class LocalWorkers:
 
 
 class _Worker:
-    def __init__(self, arguments: tuple, threads: int) -> None:
+    def __init__(self, arguments: tuple, count: int) -> None:
         self.connection, theirs = _context.Pipe()
         self.process = _context.Process(target=_serve, args=(theirs, *arguments), daemon=True)
-        with _threads(threads):
+        with cores.shared(count):
             self.process.start()
         theirs.close()  # so that the pipe ends when the process does
 
@@ -114,23 +112,3 @@ def _end_with_parent(temporary: Path) -> None:
         parent.join()
         shutil.rmtree(temporary, ignore_errors=True)
         os._exit(1)
-
-
-def _cores() -> int:
-    """Those that this process may use, where the system can tell."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Processes that start in the block compute with `count` threads, unless the user said otherwise.
-
-    One variable of the user is enough to leave all alone: torch takes MKL's number before OpenMP's.
-    """
-    mine = {} if any(name in os.environ for name in _THREADS) else dict.fromkeys(_THREADS, str(count))
-    os.environ.update(mine)
-    try:
-        yield
-    finally:
-        for name in mine:
-            del os.environ[name]

@@ -1,11 +1,11 @@
 """A whole run of each command: who is tested, with what, and where the results go."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cpmae.batch import cores
 from cpmae.errors import ScanError, SettingsError
 from cpmae.evaluation import attackers, baselines, identities, population, report
 from cpmae.evaluation.attack_network import NetworkSettings
@@ -66,7 +66,7 @@ class Options:
     def processes(self) -> int:
         if self.workers:
             return self.workers
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cores.cores()
 
 
 def run_reidentify(

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cpmae.batch import cores
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Arrays = dict[str, NDArray]
@@ -96,7 +98,8 @@ def run_all(
         return
     # spawn: a fork of a process with torch's threads can hang
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_one_thread) as pool:
+    count = min(workers, len(tasks))
+    with cores.shared(count), ProcessPoolExecutor(count, context, initializer=_one_thread) as pool:
         futures = {pool.submit(function, task): number for number, task in enumerate(tasks)}
         try:
             for done, future in enumerate(as_completed(futures)):

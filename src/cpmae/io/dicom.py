@@ -142,6 +142,8 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
     if not found and not left:
         raise ScanError(f"{folder} holds no files, give a folder of DICOM files")
     if not found and all("is no DICOM file" in item.reason for item in left):
+        if (folder / "dataset_description.json").exists():
+            raise ScanError(f"{folder} is a BIDS data set, use `cpmae bids`, and `cpmae verify` on single files")
         raise ScanError(f"{folder} holds no DICOM file among its {len(left)}, give a folder of DICOM files")
     series = sorted((_series(uid, items) for uid, items in found.items()), key=lambda s: (s.study, s.number, s.uid))
     return series, left

@@ -51,8 +51,11 @@ def result_files(input: Path, output: Path) -> tuple[Path, ...]:
     """The files that a result called `output` consists of.
 
     Raises:
+        ScanError: if the input is one DICOM file.
         OutputError: if its form is neither NIfTI nor that of the input.
     """
+    if _is_dicom(input):
+        raise ScanError(f"{input.name} is one DICOM file, give the folder of its series")
     allowed: tuple[str, ...] = SUFFIXES
     for own in (mgh.SUFFIXES, pair.SUFFIXES):
         allowed = (*own, *SUFFIXES) if _is(input, own) else allowed
@@ -60,6 +63,14 @@ def result_files(input: Path, output: Path) -> tuple[Path, ...]:
         *most, last = allowed
         raise OutputError(f"{output.name} does not end in {', '.join(most)} or {last}, choose one of them")
     return files_of(output)
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:  # whoever opens it next says why
+        return False
 
 
 def writers(output: Path, run: NiftiRun, volumes: Iterable[NDArray]) -> list[tuple[Path, Callable[[Path], object]]]:

@@ -32,6 +32,7 @@ VOXEL_RANGE_MM = (0.1, 10.0)
 # has 3 to 5 a direction. Between 8 and a whole brain, the checks of the brain mask decide.
 MIN_AXIS = 8
 STORED_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+MARK = "de-identified by cpmae"  # begins the description of every result
 _UNITS = {1: "metres", 3: "micrometres"}
 
 
@@ -111,12 +112,22 @@ def best_affine(header: Any, name: str) -> NDArray[np.float64]:
     return affine
 
 
+def is_marked(header: Any) -> bool:
+    """Whether it is the header of a result."""
+    return header["descrip"].item().startswith(MARK.encode())
+
+
 def doubts(header: Any) -> list[str]:
     """What a user should know of a header that can be used."""
+    found = []
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
         letters = "".join(nib.orientations.aff2axcodes(header.get_best_affine()))  # LAS: nibabel's way, as in Analyze
-        return [f"the header does not say how the head lies; its axes are taken as {letters} (L: towards the left)"]
-    return []
+        found.append(
+            f"the header does not say how the head lies; its axes are taken as {letters} (L: towards the left)"
+        )
+    if is_marked(header):
+        found.append("the header says that this scan was de-identified already; is it the right file?")
+    return found
 
 
 def stored_dtype(header: Any, name: str) -> np.dtype:

@@ -36,7 +36,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except FileNotFoundError as error:
         raise ScanError(f"{path} does not exist, check the path") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ScanError(f"{path.name} is truncated or not a gzip file ({error}), copy it again") from error
+        if str(error).startswith("Not a gzipped file"):
+            raise ScanError(f"{path.name} is not compressed, rename it to {path.stem}") from error
+        raise ScanError(f"{path.name} is truncated or damaged ({error}), copy it again") from error
     except OSError as error:
         raise ScanError(f"{path} cannot be read ({error.strerror or error}), check its permissions") from error
 
