@@ -304,6 +304,8 @@ MM3 = np.diag([3.0, 3.0, 3.0, 1.0])  # a ball of radius 22 voxels holds 1204 ml
 def test_a_whole_brain_gives_no_warning() -> None:
     assert brain.check_brain_mask(ball((60, 60, 60), (30, 30, 30), 22), MM3) == []
     assert brain.check_brain_mask(phantom.head()[1], phantom.ras_affine()) == []
+    large = brain.check_brain_mask(ball((70, 70, 70), (35, 35, 35), 27), MM3)
+    assert ["reaches skull or scalp" in w for w in large] == [True]
 
 
 @pytest.mark.parametrize(("radius", "ml"), [(10, 113), (31, 3372)])

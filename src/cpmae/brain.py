@@ -31,6 +31,7 @@ from cpmae.volume import Volume, voxel_volume_ml
 EXTRACTORS = ("deepbet", "robex", "hd-bet")
 COMMAND = "command:"
 VOLUME_RANGE_ML = (300.0, 2500.0)  # a newborn's brain to well above the largest intracranial volume
+LARGE_ML = 1900.0  # hardly an intracranial volume is larger; masks with skull and scalp are
 MAX_SECOND_PIECE = 0.2  # of the largest piece; a mask in several such pieces is not one brain
 HOLES_ML = 3.0  # in the mask, worth a warning
 STRAY_SHARE = 0.02  # of the mask in small pieces, worth a warning
@@ -150,6 +151,8 @@ def check_brain_mask(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> li
             f"the brain mask holds {ml:.0f} ml, a brain has {low:.0f} to {high:.0f} ml; {_GIVE_A_MASK}"
         )
     found = []
+    if ml > LARGE_ML:
+        found.append(f"the brain mask holds {ml:.0f} ml, more than most heads can; see whether it reaches skull or scalp")
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     # label 0 is the mask, 1 what lies around it, as the first voxel does
     empty = np.bincount(ndimage.label(np.pad(~mask[box], 1, constant_values=True))[0].ravel())
