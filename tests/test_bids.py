@@ -425,7 +425,7 @@ def test_failing_scans_are_listed_and_the_rest_is_done(source: tuple, tmp_path: 
     header, *lines = (out / "failures.tsv").read_text().splitlines()
     assert header == "scan\treason" and len(lines) == 4
     reasons = dict(line.split("\t") for line in lines)
-    assert "copy it again" in reasons[f"{S}/anat/sub-01_ses-1_T1w.nii.gz"]
+    assert "is not compressed" in reasons[f"{S}/anat/sub-01_ses-1_T1w.nii.gz"]
     assert "is not JSON" in reasons[f"{S}/anat/sub-01_ses-1_T2w.nii"]
     assert "in which no brain can be found" in reasons[f"{S}/fmap/sub-01_ses-1_phasediff.nii.gz"]
     assert str(tmp_path) not in (out / "failures.tsv").read_text()

@@ -175,7 +175,7 @@ BAD_MASKS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     "damaged": (lambda: mask_bytes(BRAIN)[:9999], ("truncated", "9999")),
     "of a run": (lambda: mask_bytes(np.stack([BRAIN] * 2, 3)), ("holds 2 volumes", "3-D")),
     "probabilities": (
-        lambda: phantom.nifti_bytes_of(BRAIN * np.float32(0.7), AFFINE),
+        lambda: phantom.nifti_bytes_of(BRAIN * np.linspace(0.1, 1, 64, dtype=np.float32), AFFINE),
         ("mask.nii holds fractions", "above 0.5"),
     ),
 }

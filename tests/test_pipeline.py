@@ -217,7 +217,11 @@ def test_a_few_bad_voxels_in_the_brain_are_kept_and_many_refused(model: HeadMode
         ({"brain_mask": np.where(phantom.head()[1], 1, np.nan)}, BrainMaskError, "brain mask holds NaN"),
         ({"brain_mask": np.full(phantom.SHAPE, np.nan)}, BrainMaskError, "brain mask holds NaN"),
         ({"brain_mask": np.zeros(phantom.SHAPE)}, BrainMaskError, "is empty"),
-        ({"brain_mask": phantom.head()[1] * 0.4}, BrainMaskError, "holds fractions"),
+        (
+            {"brain_mask": phantom.head()[1] * np.linspace(0.4, 0.9, phantom.SHAPE[2])},
+            BrainMaskError,
+            "holds fractions",
+        ),
         ({"seed": -1}, ValueError, "seed is -1"),
         ({"noise_number": -1}, ValueError, "noise is -1"),
         ({"margin_mm": -2.0}, ValueError, "-2 mm"),

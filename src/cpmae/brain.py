@@ -40,6 +40,7 @@ MASK_GRID_TOLERANCE_MM = 0.1  # between the corners of the two grids; NIfTI's qf
 STRIPPED_SHARE = 0.35  # of the brain's volume; a head has more tissue than that around the brain
 # what tools make of mask.nii.gz: BET's -m mask_mask.nii.gz, and beside it, without -n, the brain under the plain name
 _MASK_NAMES = ("mask_mask.nii.gz", "mask_mask.nii", "mask.nii.gz", "mask.nii.gz.nii.gz", "mask.nii")
+_ONE_VALUE = 1e-3  # what scaling may do to the 1 of a mask
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _GIVE_A_MASK = "give a mask with --brain-mask or try another --brain-extractor"
 
@@ -120,9 +121,10 @@ def as_mask(values: NDArray, name: str) -> NDArray[np.bool_]:
     """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise BrainMaskError(f"{name} holds NaN or infinity, a brain mask is 0 outside and 1 inside; make it again")
-    if values.dtype.kind == "f" and (values % 1 != 0).any():
-        raise BrainMaskError(f"{name} holds fractions, as maps of probabilities do; make it 1 where they are above 0.5")
     mask = values != 0
+    inside = values[mask]
+    if inside.dtype.kind == "f" and inside.size and (inside % 1 != 0).any() and np.ptp(inside) > _ONE_VALUE:
+        raise BrainMaskError(f"{name} holds fractions, as maps of probabilities do; make it 1 where they are above 0.5")
     if not mask.any():
         raise BrainMaskError(f"{name} is empty, give a mask that is not 0 in the brain")
     if mask.all():
@@ -152,7 +154,9 @@ def check_brain_mask(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> li
         )
     found = []
     if ml > LARGE_ML:
-        found.append(f"the brain mask holds {ml:.0f} ml, more than most heads can; see whether it reaches skull or scalp")
+        found.append(
+            f"the brain mask holds {ml:.0f} ml, more than most heads can; see whether it reaches skull or scalp"
+        )
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     # label 0 is the mask, 1 what lies around it, as the first voxel does
     empty = np.bincount(ndimage.label(np.pad(~mask[box], 1, constant_values=True))[0].ravel())
