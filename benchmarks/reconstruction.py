@@ -26,7 +26,7 @@ from cpmae.models.precision import fast_autocast
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.models.vqvae import FINE, STEP_MM, code_shape
 from cpmae.registration import register
-from cpmae.training import groupwise, synth
+from cpmae.training import anatomy, groupwise, synth
 from cpmae.training.data import brain_unit
 from cpmae.training.vqvae import VQVAEs
 
@@ -51,8 +51,14 @@ def main() -> None:
         )
 
 
+def from_atlas(atlas: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An atlas of `TISSUES` and `BRAIN` in the form of an anatomy; its brain is one piece of white matter."""
+    white = anatomy.BRAIN_STRUCTURES[2] | anatomy.IN_BRAIN_MASK
+    return np.where(atlas == BRAIN, white, atlas).astype(np.uint8)
+
+
 def measure(model: VQVAEs, atlas: Atlas, values: NDArray[np.uint8]) -> dict:
-    template = groupwise.soft_classes(synth.from_atlas(atlas.labels().numpy()))
+    template = groupwise.soft_classes(from_atlas(atlas.labels().numpy()))
     field = register(groupwise.soft_classes(values), template, iterations=(60, 40), bending=groupwise.BENDING)
     small = np.ascontiguousarray(values[::STEP_MM, ::STEP_MM, ::STEP_MM])
     head = synth.scan(small, np.random.default_rng(0), mask_jitter=0)

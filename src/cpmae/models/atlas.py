@@ -37,16 +37,16 @@ class Atlas(NamedTuple):
         of the labels, as Whitaker (IEEE Volume Visualization 2000) does with a level set. Flat parts become flat; ears
         and nostrils are held by their labels.
         """
-        inside = labels != AIR
-        outside_mm, nearest = ndimage.distance_transform_edt(~inside, return_indices=True)
-        within_mm = ndimage.distance_transform_edt(inside)
-        steps = np.where(inside, within_mm - 0.5, 0.5 - outside_mm).clip(-_BAND, _BAND).astype(np.float32)
+        inside = labels != AIR  # distances are in voxels
+        to_solid, nearest = ndimage.distance_transform_edt(~inside, return_indices=True)
+        to_air = ndimage.distance_transform_edt(inside)
+        steps = np.where(inside, to_air - 0.5, 0.5 - to_solid).clip(-_BAND, _BAND).astype(np.float32)
         smooth = steps
         for _ in range(_ROUNDS):
             smooth = ndimage.gaussian_filter(smooth, _SIGMA, mode="nearest", truncate=2.5)
             smooth = smooth.clip(steps - _STRAY, steps + _STRAY)
         solid = np.round((smooth / _EDGE + 0.5).clip(0, 1) * 255).astype(np.uint8)
-        tissue = np.where(outside_mm <= REACH, labels[tuple(nearest)], labels)
+        tissue = np.where(to_solid <= REACH, labels[tuple(nearest)], labels)
         return cls(torch.from_numpy(tissue), torch.from_numpy(solid))
 
     def labels(self) -> Tensor:

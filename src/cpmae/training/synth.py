@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from cpmae import canonical
 from cpmae.models.paint import paint_labels, texture
-from cpmae.models.tissue import BRAIN
 from cpmae.training import anatomy
 from cpmae.training.contrast import draw_contrast
 
@@ -48,12 +47,6 @@ def load_anatomy(path: Path) -> NDArray[np.uint8]:
     if cut_face:
         out[beyond] |= anatomy.OUT_OF_VIEW
     return out.reshape(canonical.GRID_SHAPE).astype(np.uint8)
-
-
-def from_atlas(atlas: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An atlas of `TISSUES` and `BRAIN` in the form of an anatomy; its brain is one piece of white matter."""
-    white = anatomy.BRAIN_STRUCTURES[2] | anatomy.IN_BRAIN_MASK
-    return np.where(atlas == BRAIN, white, atlas).astype(np.uint8)
 
 
 @dataclass(frozen=True)
