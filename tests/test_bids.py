@@ -24,6 +24,7 @@ from cpmae.bids.plan import Settings
 from cpmae.errors import OutputError, ScanError, SettingsError
 from cpmae.io import bids, forms, nifti
 from cpmae.options import Options
+from cpmae.report import gallery
 from cpmae.verify import verify_files
 from cpmae.verify_run import verify_run
 
@@ -485,6 +486,24 @@ def test_the_output_never_touches_the_input_or_what_somebody_else_put_there(
     assert everything(root) == before and shown(foreign) == {"thesis.txt"}
 
 
+@pytest.mark.parametrize("place", ["out", "out/pictures", "in", "in/sub-01", "in/sourcedata", "file"])
+def test_pictures_of_original_faces_lie_in_no_data_set(source: tuple, tmp_path: Path, place: str) -> None:
+    (tmp_path / "in").symlink_to(source[0])
+    (tmp_path / "file").touch()
+    before = everything(source[0])
+    with pytest.raises(OutputError, match="choose another folder"):
+        participant(tmp_path / "in", tmp_path / "out", pictures=tmp_path / place)
+    assert everything(source[0]) == before and list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_page_of_pictures_tells_warnings_and_failures_first(tmp_path: Path) -> None:
+    plain, doubtful = PurePosixPath("sub-1/anat/sub-1_T1w.png"), PurePosixPath("sub-2/anat/sub-2_T1w.png")
+    gallery.write_page(tmp_path, [(plain, []), (doubtful, ["dark < grey"])], ["sub-3_T1w.nii.gz (no brain)"])
+    page = (tmp_path / gallery.PAGE).read_text()
+    assert page.index("sub-3_T1w.nii.gz (no brain)") < page.index(f'src="{doubtful}"') < page.index(f'src="{plain}"')
+    assert "dark &lt; grey" in page
+
+
 def test_derivatives_inside_the_data_set_say_where_they_come_from(source: tuple, tmp_path: Path) -> None:
     root = tmp_path / "in"
     shutil.copytree(source[0], root)
@@ -591,8 +610,12 @@ def test_the_real_way_keeps_brains_exact_and_takes_a_mask_over(tmp_path: Path) -
     bids_data.text(anat / "sub-1_T1w.json", {"EchoTime": 0.003, "PatientName": "Doe^Jane"})
     (tmp_path / "key").write_bytes(SECRET)
     arguments = ["--subject-key", tmp_path / "key", "--placement", "raw", "--device", "cpu"]
+    arguments += ["--pictures", tmp_path / "look"]
     code, output = cpmae("bids", root, out, "participant", *arguments)
     assert code == 0 and "2 scans done, 0 failed" in output
+    assert shown(tmp_path / "look") == {"index.html", "sub-1/anat/sub-1_T1w.png", "sub-1/anat/sub-1_FLAIR.png"}
+    assert (tmp_path / "look/sub-1/anat/sub-1_T1w.png").read_bytes().startswith(b"\x89PNG")
+    assert list(out.rglob("*.png")) == []
     for name in ("T1w", "FLAIR"):
         replaced = np.asarray(nib.load(out / f"sub-1/anat/sub-1_mod-{name}_defacemask.nii.gz").dataobj) != 0  # type: ignore[attr-defined]
         check = verify_files(anat / f"sub-1_{name}.nii.gz", out / f"sub-1/anat/sub-1_{name}.nii.gz", ~replaced)

@@ -62,6 +62,10 @@ def bids(
     keep_column: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Keep this column of the tables too (repeat it).")
     ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Write before/after pictures and a page of them here. They show the original faces."),
+    ] = None,
     brain_extractor: Annotated[
         str, typer.Option(metavar="NAME", help="deepbet, robex, hd-bet, or 'command:TOOL {input} {mask}'.")
     ] = "deepbet",
@@ -113,6 +117,7 @@ def bids(
         weights=weights,
         key=read_key(subject_key) if subject_key else None,
         keep_columns=tuple(keep_column or ()),
+        pictures=pictures,
     )
     with progress_table(len(scans)) as tell:
         counts = app.participant(
@@ -121,6 +126,8 @@ def bids(
     failed = counts["failed"] + counts["crashed"]
     before = f", {counts['skipped']} were done before" if counts["skipped"] else ""
     typer.echo(f"{output_dir}: {counts['done']} scans done{before}, {failed} failed")
+    if pictures:
+        typer.echo(f"{pictures / 'index.html'}: look at every scan; keep this folder as private as the scans")
     if failed:
         typer.echo(f"cpmae: {failed} scans failed, see {output_dir / 'failures.tsv'}", err=True)
     raise typer.Exit(1 if failed else 0)

@@ -62,7 +62,8 @@ def deidentify_file(
         overwrite: replace outputs that exist.
         progress: called with the name of each stage.
         beside: further files to write with the result; they replace what is there.
-        staging: a folder on the outputs' file system for what is not complete yet; beside the outputs if None.
+        staging: a folder on the outputs' file system for what is not complete yet, but for the picture; beside the
+            outputs if None.
 
     Raises:
         OutputError and what `pipeline.deidentify` raises.

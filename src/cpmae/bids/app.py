@@ -11,11 +11,12 @@ from cpmae.batch.lease import leased_folder, remove_dead
 from cpmae.batch.local import LocalWorkers
 from cpmae.batch.records import Records
 from cpmae.bids import dataset as description
-from cpmae.bids.plan import Settings, jobs
+from cpmae.bids.plan import Settings, jobs, picture_path
 from cpmae.bids.work import deidentify_scan
 from cpmae.brain import with_whole_paths
 from cpmae.errors import OutputError, ScanError
 from cpmae.io.bids import Dataset, Scan
+from cpmae.report import gallery
 
 
 def participant(
@@ -43,7 +44,7 @@ def participant(
         How many scans were "skipped" (done before), "done", "failed" and "crashed".
 
     Raises:
-        OutputError: if `target` is no place for the results.
+        OutputError: if `target` is no place for the results, or `settings.pictures` lies in it.
         ScanError: if there is nothing to do.
         BrainMaskError: for the command of a brain extractor that cannot be split into words.
         ClusterError, MissingExtraError.
@@ -53,6 +54,8 @@ def participant(
     source, target, settings = dataset.root.resolve(), target.resolve(), _anywhere(settings)
     dataset = Dataset(source, dataset.scans, dataset.files, dataset.others)
     description.check_output(dataset, target, settings.placement)
+    if settings.pictures:
+        description.check_pictures(dataset, target, settings.pictures)
     todo = jobs(dataset, scans, target, settings, description.source_uri(dataset, target))
     with _staging(target) as staging:
         description.describe(dataset, target, settings, staging)
@@ -65,7 +68,22 @@ def participant(
         with workers:
             counts = engine.run(todo, workers, records, tell)
         description.finish(dataset, scans, target, settings, staging)
+    if settings.pictures:
+        _show(dataset, target, settings.pictures)
     return counts
+
+
+def _show(dataset: Dataset, target: Path, pictures: Path) -> None:
+    """A page of all the pictures that there are, of this run and of earlier ones."""
+    records = {record["name"]: record for record in Records(target).all()}
+    done, failed = [], []
+    for scan in dataset.scans:
+        record = records.get(str(scan.path))
+        if record and record["state"] != "done":
+            failed.append(f"{scan.path} ({record['reason']})")
+        elif record and (pictures / picture_path(scan)).is_file():
+            done.append((picture_path(scan), record["account"].get("warnings", [])))
+    gallery.write_page(pictures, done, failed)
 
 
 def group(dataset: Dataset, scans: Sequence[Scan], target: Path) -> Counter[str]:
@@ -85,7 +103,8 @@ def _anywhere(settings: Settings) -> Settings:
     """The same for workers that run in other folders."""
     options = replace(settings.options, brain_extractor=with_whole_paths(settings.options.brain_extractor))
     weights = settings.weights.resolve() if settings.weights else None
-    return replace(settings, options=options, weights=weights)
+    pictures = settings.pictures.resolve() if settings.pictures else None
+    return replace(settings, options=options, weights=weights, pictures=pictures)
 
 
 @contextmanager

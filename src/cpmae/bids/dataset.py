@@ -76,6 +76,25 @@ def check_output(dataset: Dataset, target: Path, placement: Placement | None) ->
             raise OutputError(f"{target} is not empty and holds no {what} made by this command, choose another folder")
 
 
+def check_pictures(dataset: Dataset, target: Path, pictures: Path) -> None:
+    """Make the folder of the pictures, which show the original faces: never among what is shared.
+
+    Raises:
+        OutputError: if it lies in the output or among the scans, or may not be written to.
+    """
+    place, source = pictures.resolve(), dataset.root.resolve()
+    if place.is_relative_to(target.resolve()):
+        raise OutputError(f"{pictures} lies in the output, and pictures show the original faces; choose another folder")
+    if place == source or place.is_relative_to(source) and place.relative_to(source).parts[0] != "derivatives":
+        raise OutputError(f"{pictures} lies in the input data set, choose another folder for the pictures")
+    try:
+        pictures.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{pictures} cannot be used ({error.strerror}), choose another folder") from error
+    if not os.access(pictures, os.W_OK | os.X_OK):
+        raise OutputError(f"{pictures} is not writable, choose another folder")
+
+
 def describe(dataset: Dataset, target: Path, settings: Settings, staging: Path) -> None:
     """Write what says that this is a data set, and whose work.
 

@@ -42,6 +42,7 @@ class Settings:
         weights: a weight file; the package's own if None.
         key: the secret of `bids.key`; each scan has its own draw if None.
         keep_columns: of tables, besides those that are kept anyway.
+        pictures: a folder for before/after pictures, which identify people.
     """
 
     placement: Placement = "derivative"
@@ -49,6 +50,7 @@ class Settings:
     weights: Path | None = None
     key: bytes | None = None
     keep_columns: tuple[str, ...] = ()
+    pictures: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Task:
     Attributes:
         mask: where the brain mask goes; in the hidden folder of the run where BIDS has no name for it.
         defacemask: where the mask of what was replaced goes, if anywhere.
+        picture: where the before/after picture goes, if anywhere; not below `target`.
         references: scans to take the mask of, best first.
         head: the person's scan whose head this one gets, in whatever session it is; None if it draws its own.
         is_phase: nothing but another scan can tell where the brain is.
@@ -83,6 +86,7 @@ class Task:
     weights: Path | None
     mask: PurePosixPath
     defacemask: PurePosixPath | None
+    picture: Path | None
     references: tuple[Reference, ...]
     head: PurePosixPath | None
     is_phase: bool
@@ -121,6 +125,7 @@ def jobs(
             weights=settings.weights,
             mask=mask_path(scan, settings.placement),
             defacemask=_defacemask(scan) if settings.placement == "raw" else None,
+            picture=settings.pictures / picture_path(scan) if settings.pictures else None,
             references=tuple(Reference(r.path, mask_path(r, settings.placement)) for r in near),
             head=head,
             is_phase=is_phase(scan),
@@ -167,6 +172,11 @@ def mask_path(scan: Scan, placement: Placement) -> PurePosixPath:
     label = "" if scan.name.suffix in _PLAIN_MASK and not other else scan.name.suffix
     label += "".join(f"{k}{v}" for k, v in other.items())
     return derivative(scan, f"brain{label}", suffix="mask", **dict.fromkeys(other))  # type: ignore[arg-type]
+
+
+def picture_path(scan: Scan) -> PurePosixPath:
+    """Where a scan's before/after picture goes, below the folder of the pictures: `sub-01/anat/sub-01_T1w.png`."""
+    return scan.path.with_name(scan.path.name.split(".")[0] + ".png")
 
 
 def is_phase(scan: Scan) -> bool:

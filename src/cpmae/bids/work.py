@@ -60,7 +60,7 @@ def deidentify_scan(
     output = task.target / task.output
     files = _texts(task)  # before the long part, since they may be at fault too
     paths = [task.target / p for p in (task.mask, task.defacemask) if p is not None] + [path for path, _ in files]
-    for folder in {path.parent for path in (*paths, output)}:
+    for folder in {path.parent for path in (*paths, output, *([task.picture] if task.picture else []))}:
         folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="scan-", dir=staging) as private:
         mask, mask_from, doubts = _mask_of_another(task, Path(private), fits)
@@ -72,6 +72,7 @@ def deidentify_scan(
             brain_mask=mask,
             save_brain_mask=task.target / task.mask,
             save_replaced_mask=task.target / task.defacemask if task.defacemask else None,
+            picture=task.picture,
             weights=task.weights,
             head=head,
             overwrite=True,

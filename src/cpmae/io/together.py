@@ -50,7 +50,8 @@ def write_together(
 ) -> None:
     """Call each writer with a name in a private folder; when all have ended well, move all in place.
 
-    The private folder lies in `staging`, on the file system of the targets, or beside each target if that is None.
+    The private folder lies in `staging`, on the file system of the targets, or beside each target if that is None, as
+    those of `late` files always do.
 
     A full disk, an error or an interrupt while anything is written leaves no file at all. The moves come last, in the
     given order: put the file whose presence says that all went well at the end. An existing target is replaced.
@@ -61,9 +62,9 @@ def write_together(
     """
     with ExitStack() as stack:
         staged = []
-        for target, write in [*files, *late]:
+        for target, write, private in [*((*f, staging) for f in files), *((*f, None) for f in late)]:
             with _errors_named(target):
-                folder = stack.enter_context(TemporaryDirectory(prefix=".cpmae-", dir=staging or target.parent))
+                folder = stack.enter_context(TemporaryDirectory(prefix=".cpmae-", dir=private or target.parent))
                 place = Path(folder) / target.name
                 write(place)
                 staged.append((place, target))
