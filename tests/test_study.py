@@ -263,6 +263,13 @@ def test_series_of_one_person_differ_by_noise_alone_and_other_people_have_other_
     assert all(np.array_equal(found[name], second[name]) for name in found)
     ids = [{d.PatientID for d in instances(tmp_path / name)} for name in ("out", "twice")]
     assert len(ids[0]) == 2 and not ids[0] & ids[1]
+    ran = run("deidentify", tmp_path / "in", tmp_path / "named", *options, "--patient-id", "STUDY-017")
+    assert ran.exit_code == 1 and "2 patients" in ran.stderr
+    shutil.rmtree(tmp_path / "in" / "3")
+    ran = run("deidentify", tmp_path / "in", tmp_path / "named", *options, "--patient-id", "STUDY-017")
+    assert ran.exit_code == 0, ran.output
+    assert {d.PatientID for d in instances(tmp_path / "named")} == {"STUDY-017"}
+    assert {str(d.PatientName) for d in instances(tmp_path / "named")} == {"Deidentified^STUDY-017"}
 
 
 def test_a_bad_instance_fails_its_series_and_nothing_is_written(folder: Path) -> None:
@@ -341,11 +348,18 @@ def test_folders_without_a_head(tmp_path: Path) -> None:
 
 
 def test_options_for_folders_alone(folder: Path) -> None:
-    for more in (("--retain", "dates"), ("--allow-burned-in",)):
+    for more in (("--retain", "dates"), ("--allow-burned-in",), ("--patient-id", "s1")):
         ran = run("deidentify", folder / "scan.nii", folder / "out.nii", *more)
         assert ran.exit_code == 2 and "DICOM" in ran.stderr
-    ran = run("deidentify", folder / "in", folder / "out", "--retain", "dates", "--metadata", "keep")
-    assert ran.exit_code == 2 and "--retain" in ran.stderr
+    for more in (("--retain", "dates"), ("--patient-id", "s1")):
+        ran = run("deidentify", folder / "in", folder / "out", *more, "--metadata", "keep")
+        assert ran.exit_code == 2 and "--retain" in ran.stderr
+
+
+@pytest.mark.parametrize("pseudonym", ["", "Doe^Jane", "a\\b", "Ä1", "x" * 52, "-1"])
+def test_a_pseudonym_that_dicom_would_not_understand_is_refused(folder: Path, pseudonym: str) -> None:
+    ran = run("deidentify", folder / "in", folder / "out", f"--patient-id={pseudonym}")
+    assert ran.exit_code == 2 and "underscores" in ran.stderr and not (folder / "out").exists()
 
 
 def test_one_mask_for_two_worlds_is_refused(folder: Path) -> None:

@@ -23,6 +23,7 @@ from cpmae.stopping import exit_on_signals
 
 if TYPE_CHECKING:
     from cpmae.options import Options
+    from cpmae.study import StudyOptions
     from cpmae.verify import Verification
     from cpmae.verify_run import RunVerification
 
@@ -139,6 +140,10 @@ def deidentify(
         list[Retain] | None,
         typer.Option(help="DICOM: keep shifted dates, age, sex and size, the device, or UIDs. Can be given again."),
     ] = None,
+    patient_id: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="DICOM: the pseudonym to put in; by default a random number for each patient."),
+    ] = None,
     allow_burned_in: Annotated[
         bool, typer.Option("--allow-burned-in", help="DICOM: handle series that say text is burned into their pixels.")
     ] = False,
@@ -151,7 +156,7 @@ def deidentify(
     from cpmae.options import Options
 
     _one_of_two(brain_mask, brain_extractor)
-    _only_for_dicom(input, metadata, retain, allow_burned_in)
+    _only_for_dicom(input, metadata, retain, patient_id, allow_burned_in)
     if no_sidecar and os.path.isdir(input):  # Path.is_dir raises where a folder may not be searched
         raise typer.BadParameter("--no-sidecar is for files, DICOM folders have no sidecars")
     options = Options(
@@ -164,8 +169,11 @@ def deidentify(
         allow_unusual_mask=allow_unusual_mask,
     )
     if os.path.isdir(input):
+        from cpmae.study import StudyOptions
+
         files = {"brain_mask": brain_mask, "save_brain_mask": save_brain_mask, "picture": picture, "weights": weights}
-        return _deidentify_study(input, output, options, retain, allow_burned_in, as_json, overwrite, files)
+        study = StudyOptions(frozenset(retain or ()), allow_burned_in, patient_id)
+        return _deidentify_study(input, output, options, study, as_json, overwrite, files)
     with status() as tell:
         result = deidentify_file(
             input,
@@ -188,16 +196,14 @@ def _deidentify_study(
     input: Path,
     output: Path,
     options: "Options",
-    retain: Sequence[str] | None,
-    allow_burned_in: bool,
+    study: "StudyOptions",
     as_json: bool,
     overwrite: bool,
     files: dict[str, Path | None],
 ) -> None:
     """`deidentify` of a DICOM folder; exit code 1 if one of its head series failed."""
-    from cpmae.study import StudyOptions, deidentify_study
+    from cpmae.study import deidentify_study
 
-    study = StudyOptions(frozenset(retain or ()), allow_burned_in)
     with status() as tell:
         result = deidentify_study(input, output, options, study, overwrite=overwrite, progress=tell, **files)
     _warn(result.warnings)
@@ -220,11 +226,20 @@ def _say(text: str) -> None:
         raise OutputError(f"all is written but this account of it, stdout failed ({error.strerror})") from error
 
 
-def _only_for_dicom(input: Path, metadata: str, retain: Sequence[str] | None, allow_burned_in: bool) -> None:
-    if (retain or allow_burned_in) and not os.path.isdir(input):
-        raise typer.BadParameter("--retain and --allow-burned-in are for DICOM folders")
-    if retain and metadata == "keep":
-        raise typer.BadParameter("--metadata keep retains everything, give it or --retain")
+def _only_for_dicom(
+    input: Path, metadata: str, retain: Sequence[str] | None, patient_id: str | None, allow_burned_in: bool
+) -> None:
+    if (retain or patient_id is not None or allow_burned_in) and not os.path.isdir(input):
+        raise typer.BadParameter("--retain, --patient-id and --allow-burned-in are for DICOM folders")
+    if (retain or patient_id is not None) and metadata == "keep":
+        raise typer.BadParameter("--metadata keep retains everything, give it or --retain and --patient-id")
+    if patient_id is not None:
+        from cpmae.metadata_dicom import PSEUDONYM
+
+        if not PSEUDONYM.fullmatch(patient_id):
+            raise typer.BadParameter(
+                f"{patient_id!r} is no pseudonym: give up to 51 letters, digits, dots, dashes and underscores"
+            )
 
 
 @app.command()

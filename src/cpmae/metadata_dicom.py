@@ -110,6 +110,10 @@ _NEW_INSTANCE = _tags("SOPInstanceUID", "ReferencedSOPInstanceUID", "MediaStorag
 _CSA = b"SV10"  # Siemens' list of sequence parameters, which holds no picture
 
 
+# in every character set of DICOM, and without a meaning in it; names have 64 characters at most, `Deidentified^` too
+PSEUDONYM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,50}")
+
+
 @dataclass(frozen=True)
 class Identity:
     """How a run gives new identities; one object for all files of a run makes them consistent.
@@ -122,12 +126,14 @@ class Identity:
         retain: of `RETAIN`, what is kept in spite of that: dates (shifted), patient's characteristics, device, UIDs.
         tool: name and version of this program, for the marks.
         replaced: what of the pixels was, in words, for the marks.
+        pseudonym: what the one patient of the run is called from now on, as `PSEUDONYM`; a random number if None.
     """
 
     clean: bool = True
     retain: frozenset[str] = frozenset()
     tool: str = "cpmae"
     replaced: str = Options().replaced()
+    pseudonym: str | None = None
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def uid(self, old: str) -> str:
@@ -138,6 +144,8 @@ class Identity:
 
     def patient_id(self, patient: str) -> str:
         """Another patient ID, the same for the same patient."""
+        if self.pseudonym:
+            return self.pseudonym
         return f"P{self._number('patient', patient) % 10**10:010d}"
 
     def stack_id(self, old: str) -> str:

@@ -46,10 +46,12 @@ class StudyOptions:
         retain: of `metadata_dicom.RETAIN`.
         allow_burned_in: handle series whose pixels are said to hold text (BurnedInAnnotation YES), which stays where
             it lies on the brain.
+        patient_id: what the one patient in the folder is called from now on; a random number if None.
     """
 
     retain: frozenset[str] = frozenset()
     allow_burned_in: bool = False
+    patient_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,15 +147,20 @@ def deidentify_study(
             left.append(Left(series.name, len(series.instances), reason))
         else:
             heads.append(series)
+    study = study or StudyOptions()
+    if study.patient_id and (people := len({series.patient for series in heads})) > 1:
+        raise ScanError(
+            f"{input} holds {people} patients, and patient ID {study.patient_id} is for one; give them apart"
+        )
     one = brain_mask or save_brain_mask or picture
     if one and len({series.world for series in heads}) > 1:
         raise ScanError(
             f"{input} holds several patients, studies or frames of reference, and {one} is for one T1w; give them apart"
         )
     seed = secrets.randbits(62) if options.seed is None else options.seed
-    retain = study.retain if study else frozenset()
-    identity = Identity(options.clean_metadata, retain, f"cpmae {__version__}", options.replaced())
-    run = _Run(input, options, study or StudyOptions(), weights, identity, seed, brain_mask, tell)
+    tool = f"cpmae {__version__}"
+    identity = Identity(options.clean_metadata, study.retain, tool, options.replaced(), study.patient_id)
+    run = _Run(input, options, study, weights, identity, seed, brain_mask, tell)
     with TemporaryDirectory(prefix=".cpmae-", dir=output.absolute().parent) as temporary:
         tree = Path(temporary) / "result"
         tree.mkdir()
