@@ -19,6 +19,7 @@ import torch
 from conftest import full_disk
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
+from scipy import ndimage
 from typer.testing import CliRunner
 
 from cpmae import canonical
@@ -28,7 +29,7 @@ from cpmae.models import checkpoint
 from cpmae.models.field import control_shape
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.models.vqvae import COARSE, FINE, code_shape
-from cpmae.training import anatomy, data, groupwise, mae, population, scans, stages, synth
+from cpmae.training import anatomy, data, groupwise, mae, nose, population, scans, stages, synth
 from cpmae.training.contrast import draw_contrast, tissue_intensities
 from cpmae.training.loop import LoopSettings, train
 
@@ -90,6 +91,21 @@ def test_the_atlas_is_symmetric_and_holds_a_brain(people: Path) -> None:
     assert (atlas == atlas[::-1]).mean() > 0.999
     assert 0.5e6 < (atlas == BRAIN).sum() < 2e6
     assert (atlas == TISSUES.index("skin")).sum() > 1e4
+
+
+def test_a_nose_gets_passages_and_keeps_its_lining_and_symmetry() -> None:
+    before = np.full(canonical.GRID_SHAPE, TISSUES.index("bone"), np.uint8)
+    x, y, z = canonical.GRID_ORIGIN
+    nose_box = np.s_[x - 15 : x + 15, y + 40 : y + 110, z - 75 : z - 30]
+    before[nose_box] = TISSUES.index("mucosa")
+    after = nose.with_passages(before)
+    changed = after != before
+    assert (after[changed] == TISSUES.index("air")).all()
+    assert 0.2 < changed[nose_box].mean() < 0.5 and changed.sum() == changed[nose_box].sum()
+    assert np.array_equal(after, after[::-1])
+    assert not changed[x - 1 : x + 1].any()  # the septum
+    lined = ndimage.binary_erosion(before == TISSUES.index("mucosa"), iterations=2)
+    assert not changed[~lined].any()
 
 
 def test_a_drawn_face_is_unlike_the_registered_ones_and_like_a_face(people: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +24,7 @@ from cpmae.errors import ScanError
 from cpmae.models.field import GRID_SHAPE, control_shape, dense, pull, sampling_grid, warp_volume
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.registration import register
-from cpmae.training import anatomy, faces, groupwise
+from cpmae.training import anatomy, faces, groupwise, nose
 
 MAX_TRIES = 1000  # with the packaged weights' population one face in five is taken
 CUT_BENDING = 2e-2  # of fields of heads with half a face: stiff, for the half that is missing must not pull
@@ -36,9 +37,11 @@ class DrawSettings:
     Attributes:
         spread, face_spread: of the mixtures, in standard deviations of the registered heads. The numbers mixed with are
             uniform, not normal, so that no mixture is a caricature.
-        asymmetry: how much of the mixtures' asymmetric part is kept; a person's halves differ less than two people.
         face_tie: correlation of the face's mixture with the cranium's.
-        bend_mm: random bending over about 40 mm.
+        bend_mm, face_bend_mm: random bending of the mixtures, wide enough (`bend_sigma_mm`) to give another length,
+            width or profile and no dents; the cranium has a brain to fit and is bent less.
+        asymmetry: how much of the asymmetric part of mixture and bending is kept; a person's halves differ less than
+            two people.
         unlike: least and greatest distance of a face from the nearest registered head's, mirror images included, in
             units of how far the two of these that are most alike are from each other: nobody's, and a person's.
         rotation_deg, translation_mm, scale: what the alignment of a brain leaves undone, and how brains' shapes differ.
@@ -47,11 +50,13 @@ class DrawSettings:
     """
 
     spread: float = 0.9
-    face_spread: float = 1.0
-    asymmetry: float = 0.5
+    face_spread: float = 0.75
     face_tie: float = 0.4
-    bend_mm: float = 1.6
-    unlike: tuple[float, float] = (1.0, 1.3)
+    bend_mm: float = 2.2
+    face_bend_mm: float = 5.2
+    bend_sigma_mm: float = 30.0
+    asymmetry: float = 0.35
+    unlike: tuple[float, float] = (1.1, 1.42)
     rotation_deg: float = 1.5
     translation_mm: float = 1.0
     scale: float = 0.02
@@ -154,7 +159,7 @@ def build(
 def consensus(heads: list[NDArray[np.uint8]], fields: list[Tensor], weights: list[Tensor]) -> NDArray[np.uint8]:
     """What most heads, and their mirror images, have at each place of the template; as `Population.atlas`.
 
-    A vote counts by its head's `groupwise.belief` there.
+    A vote counts by its head's `groupwise.belief` there. The passages of the nose are added.
     """
     classes = BRAIN + 1
     votes = torch.zeros(classes, *GRID_SHAPE)
@@ -169,7 +174,7 @@ def consensus(heads: list[NDArray[np.uint8]], fields: list[Tensor], weights: lis
     for index in range(classes):
         votes[index] = groupwise.symmetric(votes[index][None])[0]
         votes[index] = F.avg_pool3d(votes[index][None, None], 3, 1, 1, count_include_pad=False)[0, 0]
-    return votes.argmax(dim=0).to(torch.uint8).numpy()
+    return nose.with_passages(votes.argmax(dim=0).to(torch.uint8).numpy())
 
 
 @dataclass(frozen=True)
@@ -232,22 +237,24 @@ def _shape(population: Population, rng: np.random.Generator, s: DrawSettings) ->
     cranium, face = rng.uniform(-(3**0.5), 3**0.5, (2, count)).astype(np.float32)  # of unit variance
     face = s.face_spread * (s.face_tie * cranium + (1 - s.face_tie**2) ** 0.5 * face)
     cranium *= s.spread
+    bent = smooth_noise(rng, s.bend_sigma_mm)
     share = face_share(_points())
-    shape = torch.einsum("k,kcxyz->cxyz", torch.from_numpy(cranium), population.modes) * (1 - share)
-    shape += torch.einsum("k,kcxyz->cxyz", torch.from_numpy(face), population.modes) * share
-    shape = torch.lerp((shape + _mirrored(shape)) / 2, shape, s.asymmetry)
-    return population.mean + shape + s.bend_mm * smooth_noise(rng)
+    shape = torch.zeros_like(population.mean)
+    for numbers, bend_mm, where in ((cranium, s.bend_mm, 1 - share), (face, s.face_bend_mm, share)):
+        mixed = torch.einsum("k,kcxyz->cxyz", torch.from_numpy(numbers), population.modes)
+        shape += (mixed + bend_mm * bent) * where
+    return population.mean + torch.lerp((shape + _mirrored(shape)) / 2, shape, s.asymmetry)
 
 
-def smooth_noise(rng: np.random.Generator, spacing: int = 5) -> Tensor:
-    """(3, *control_shape()) smooth field of unit standard deviation, changing over `spacing` control points."""
-    nodes = [-(-n // spacing) + 3 for n in control_shape()]
-    coarse = torch.tensor(rng.standard_normal((1, 3, *nodes)), dtype=torch.float32)
-    fine = F.interpolate(coarse, [n * spacing for n in nodes], mode="trilinear", align_corners=False)
-    fine = F.avg_pool3d(fine, 5, stride=1, padding=2)
-    x, y, z = control_shape()
-    fine = fine[0, :, spacing : spacing + x, spacing : spacing + y, spacing : spacing + z]
-    return fine / fine.std()
+def smooth_noise(rng: np.random.Generator, sigma_mm: float) -> Tensor:
+    """(3, *control_shape()) field of unit standard deviation: white noise after a Gaussian of `sigma_mm`."""
+    spacing = [length / n for n, length in zip(control_shape(), GRID_SHAPE, strict=True)]
+    sigma = [sigma_mm / mm for mm in spacing]
+    around = [int(3 * s) + 1 for s in sigma]  # so that the edges are as the rest is
+    white = rng.standard_normal((3, *(n + 2 * more for n, more in zip(control_shape(), around, strict=True))))
+    inner = tuple(slice(more, -more) for more in around)
+    smooth = ndimage.gaussian_filter(white, (0, *sigma), mode="wrap")[(slice(None), *inner)]
+    return torch.from_numpy((smooth / smooth.std()).astype(np.float32))
 
 
 def face_share(points: Tensor) -> Tensor:
