@@ -618,6 +618,16 @@ def test_verify_exits_with_1_where_a_promise_is_broken(pair: Path) -> None:
         assert ran.exit_code == 1 and f"NOT verified: {words}" in ran.stdout.replace("the result is ", "")
 
 
+def test_verify_notices_that_original_and_result_are_exchanged(pair: Path) -> None:
+    result = bytearray((pair / "new.nii").read_bytes())
+    result[148:170] = b"de-identified by cpmae"  # the description
+    put(pair / "new.nii", bytes(result))
+    arguments = ("verify", pair / "scan.nii", pair / "new.nii", "--brain-mask", pair / "mask.nii")
+    assert run(*arguments).exit_code == 0
+    turned = run("verify", arguments[2], arguments[1], *arguments[3:])
+    assert turned.exit_code == 1 and "the other way round" in turned.stdout
+
+
 def test_verify_with_an_extractor(pair: Path) -> None:
     put(pair / "found.nii.gz", mask_bytes(BRAIN))
     tool = f"command:sh -c 'test -f {{input}} && cp {pair / 'found.nii.gz'} {{mask}}'"
