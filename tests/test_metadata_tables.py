@@ -131,3 +131,5 @@ def test_unknown_columns_go_unless_they_are_asked_for() -> None:
     about = {"group": {"Description": "of the study", "Contact": "Doe"}, "name": {"Description": "Doe"}, "sex": "Doe"}
     assert metadata_tsv.clean_description(about, columns) == {"group": {"Description": "of the study"}}
     assert metadata_tsv.clean("", "events") == ("\n", [])
+    long = f"onset\tHED\n1\t{'Event, ' * 20_000}\n"  # the csv module takes 131,072 characters a cell
+    assert metadata_tsv.clean(long, "events")[0] == long
