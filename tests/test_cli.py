@@ -101,6 +101,11 @@ BAD_SCANS: dict[str, tuple[str, Callable[[], bytes], tuple[str, ...]]] = {
         lambda: gzip.compress(phantom.nifti_bytes(), 1)[:50_000],
         ("bad.nii.gz is truncated", "copy it again"),
     ),
+    "gzip and more": (
+        "bad.nii.gz",
+        lambda: gzip.compress(phantom.nifti_bytes(), 1) + b"more",
+        ("bad.nii.gz is truncated or damaged", "copy it again"),
+    ),
     "truncated": ("bad.nii", lambda: phantom.nifti_bytes()[:50_000], ("truncated", "50000 bytes", "copy it again")),
     "empty file": ("bad.nii", lambda: b"", ("not a NIfTI file", "convert")),
     "not NIfTI": ("bad.dcm", lambda: b"DICM", ("bad.dcm is not a .nii", "convert")),
