@@ -144,6 +144,13 @@ def test_bad_scans(folder: Path, case: str) -> None:
     assert_refused(run("deidentify", *arguments, folder / "p.png"), folder, before, *words)
 
 
+def test_a_header_that_asks_for_more_than_all_memory(folder: Path) -> None:
+    put(folder / "bad.nii.gz", edited(STORED, dim=[4, 32767, 32767, 32767, 2, 1, 1, 1]))
+    before = contents(folder)
+    ran = run("deidentify", folder / "bad.nii.gz", folder / "out.nii.gz")
+    assert_refused(ran, folder, before, "not enough memory", "how large")
+
+
 def test_scans_that_are_no_file(folder: Path) -> None:
     (folder / "dicom").mkdir()
     before = contents(folder)

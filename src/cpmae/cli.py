@@ -44,6 +44,9 @@ class _Sentences(TyperGroup):
         except CpmaeError as error:
             typer.echo(f"cpmae: {with_notes(error)}", err=True)
             raise typer.Exit(1) from error
+        except MemoryError as error:
+            typer.echo("cpmae: there is not enough memory for this, see how large the scan says that it is", err=True)
+            raise typer.Exit(1) from error
 
 
 app = typer.Typer(cls=_Sentences, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
