@@ -184,6 +184,9 @@ def test_people_are_found_in_a_folder(tmp_path: Path) -> None:
         population.from_folder(tmp_path / "sub-01" / "..", pattern="sub-*.nii")
     pairs, _ = population.with_rescans(sorted(tmp_path.rglob("*.nii")))
     assert sum(r is not None for _, r in pairs) == 1 and len(pairs) == 4
+    (tmp_path / "c" / "2.nii").symlink_to(tmp_path / "not fetched")
+    with pytest.raises(ScanError, match="2.nii cannot be read"):
+        population.from_folder(tmp_path)
 
 
 @pytest.mark.slow
