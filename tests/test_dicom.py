@@ -334,6 +334,7 @@ def test_three_planes_are_no_volume_and_a_head_is_one(tmp_path: Path) -> None:
     assert no_volume(read(tmp_path / "head")[0], "x") is None
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -344,6 +345,8 @@ def test_three_planes_are_no_volume_and_a_head_is_one(tmp_path: Path) -> None:
         ({"ImagePositionPatient": None}, "says not where it lies"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not at right angles"),
         ({"RescaleSlope": 0}, "a slope of 0"),
+        ({"RescaleSlope": "NaN"}, "a slope of nan"),
+        ({"RescaleSlope": 1, "RescaleIntercept": "inf"}, "an intercept of inf"),
         ({"PixelSpacing": [0, 1]}, r"a spacing of [0.0, 1.0] mm"),
     ],
 )
