@@ -86,6 +86,7 @@ def test_the_mark_comes_after_the_codes_that_were_there() -> None:
         {"CodeValue": "113100", "CodeMeaning": "what Jane Doe wrote", "CodingSchemeDesignator": "DCM"},
         {"CodeValue": "Doe", "CodeMeaning": "Jane", "CodingSchemeDesignator": "DCM"},
         {"CodeValue": "113102", "CodingSchemeDesignator": "99DOE"},
+        {"CodeValue": ["113107"], "CodingSchemeDesignator": "DCM"},
         "Doe",
     ]
     found = metadata_json.marked({"EchoTime": 1}, "cpmae", before)
