@@ -1,7 +1,9 @@
 """Reading and writing DICOM: every stored integer on its way, and the grid that positions make."""
 
+import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import dicom_phantom as dp
@@ -367,6 +369,16 @@ def test_lossy_and_cut_off_pixels(tmp_path: Path) -> None:
     lossy.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
     with pytest.raises(ScanError, match="compressed with losses"):
         dicom_pixels.get_pixels(lossy, path.name)
+
+
+def test_a_pipe_among_the_files_is_not_waited_for(tmp_path: Path) -> None:
+    dp.classic(tmp_path, STORED[:, :, :1], AFFINE)
+    os.mkfifo(tmp_path / "pipe")
+    found: list[dicom.Left] = []
+    search = threading.Thread(target=lambda: found.extend(dicom.find_series(tmp_path)[1]), daemon=True)
+    search.start()
+    search.join(30)
+    assert [(left.name, left.reason) for left in found] == [("pipe", "pipe is no DICOM file")]
 
 
 def test_phase_beside_magnitude_is_told_by_the_whole_object_too(tmp_path: Path) -> None:
