@@ -282,7 +282,10 @@ def test_what_is_no_date_alone_is_not_retained(date: str) -> None:
 
 def test_retained_characteristics_device_and_uids() -> None:
     plain, patient, device, uids = (
-        header(PatientAge="093Y", DeviceSerialNumber="SN-77", StationName="MR1", PatientBodyMassIndex=31.5)
+        header(
+            **{"PatientAge": "093Y", "DeviceSerialNumber": "SN-77", "StationName": "MR1", "PatientBodyMassIndex": 31.5},
+            OtherStudyNumbers=7077,
+        )
         for _ in range(4)
     )
     study = plain.StudyInstanceUID
@@ -291,6 +294,7 @@ def test_retained_characteristics_device_and_uids() -> None:
     assert plain.LongitudinalTemporalInformationModified == "REMOVED"
     deidentify_header(patient, Identity(retain=frozenset({"patient"})), "a")
     assert (patient.PatientAge, patient.PatientSex, patient.PatientWeight) == ("090Y", "F", 61)
+    assert "OtherStudyNumbers" not in plain and "OtherStudyNumbers" not in patient
     assert patient.PatientBodyMassIndex == 31.5
     deidentify_header(device, Identity(retain=frozenset({"device"})), "a")
     assert (device.DeviceSerialNumber, device.StationName) == ("SN-77", "MR1")

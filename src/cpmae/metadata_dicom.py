@@ -87,6 +87,7 @@ _NEEDED_ALWAYS = _tags("LUTLabel", "LUTExplanation")
 _DUMMIES = {"DA": "19000101", "TM": "000000"}
 # of the person, though the profile's table does not name them
 _BODY = _tags("PatientBodyMassIndex", "MeasuredAPDimension", "MeasuredLateralDimension")
+_RECORDS = _tags("OtherStudyNumbers", "ReportNumber")  # of hospitals; retired, and so not in the table either
 _KEPT = {
     "patient": _tags(
         *("PatientAge", "PatientSex", "PatientSize", "PatientWeight", "PatientSexNeutered", "EthnicGroup"),
@@ -238,7 +239,7 @@ def _cleaned(data: Dataset, element: DataElement, identity: Identity, patient: s
         return False
     if any(tag in _KEPT[what] for what in identity.retain):
         return element.keyword != "PatientAge" or _capped(element)
-    if tag in _BODY:
+    if tag in _BODY or tag in _RECORDS:
         return False
     if "dates" in identity.retain and element.VR in _TIMES and tag not in _PERSONAL_DATES:
         return _shift(element, identity.shift(patient)) or _replaced(data, element)
