@@ -101,6 +101,11 @@ BAD_SCANS: dict[str, tuple[str, Callable[[], bytes], tuple[str, ...]]] = {
         lambda: gzip.compress(phantom.nifti_bytes(), 1)[:50_000],
         ("bad.nii.gz is truncated", "copy it again"),
     ),
+    "gzip and more": (
+        "bad.nii.gz",
+        lambda: gzip.compress(phantom.nifti_bytes(), 1) + b"more",
+        ("bad.nii.gz is truncated or damaged", "copy it again"),
+    ),
     "truncated": ("bad.nii", lambda: phantom.nifti_bytes()[:50_000], ("truncated", "50000 bytes", "copy it again")),
     "empty file": ("bad.nii", lambda: b"", ("not a NIfTI file", "convert")),
     "not NIfTI": ("bad.dcm", lambda: b"DICM", ("bad.dcm is not a .nii", "convert")),
@@ -137,6 +142,13 @@ def test_bad_scans(folder: Path, case: str) -> None:
     before = contents(folder)
     arguments = [folder / name, folder / "out.nii.gz", "--brain-mask", folder / "mask.nii", "--picture"]
     assert_refused(run("deidentify", *arguments, folder / "p.png"), folder, before, *words)
+
+
+def test_a_header_that_asks_for_more_than_all_memory(folder: Path) -> None:
+    put(folder / "bad.nii.gz", edited(STORED, dim=[4, 32767, 32767, 32767, 2, 1, 1, 1]))
+    before = contents(folder)
+    ran = run("deidentify", folder / "bad.nii.gz", folder / "out.nii.gz")
+    assert_refused(ran, folder, before, "not enough memory", "how large")
 
 
 def test_scans_that_are_no_file(folder: Path) -> None:
@@ -616,6 +628,16 @@ def test_verify_exits_with_1_where_a_promise_is_broken(pair: Path) -> None:
     for name, words in (("broken.nii", "1 of "), ("scan.nii", "the original file itself")):
         ran = run("verify", pair / "scan.nii", pair / name, "--brain-mask", pair / "mask.nii")
         assert ran.exit_code == 1 and f"NOT verified: {words}" in ran.stdout.replace("the result is ", "")
+
+
+def test_verify_notices_that_original_and_result_are_exchanged(pair: Path) -> None:
+    result = bytearray((pair / "new.nii").read_bytes())
+    result[148:170] = b"de-identified by cpmae"  # the description
+    put(pair / "new.nii", bytes(result))
+    arguments = ("verify", pair / "scan.nii", pair / "new.nii", "--brain-mask", pair / "mask.nii")
+    assert run(*arguments).exit_code == 0
+    turned = run("verify", arguments[2], arguments[1], *arguments[3:])
+    assert turned.exit_code == 1 and "the other way round" in turned.stdout
 
 
 def test_verify_with_an_extractor(pair: Path) -> None:

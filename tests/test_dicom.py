@@ -1,7 +1,9 @@
 """Reading and writing DICOM: every stored integer on its way, and the grid that positions make."""
 
+import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import dicom_phantom as dp
@@ -334,6 +336,7 @@ def test_three_planes_are_no_volume_and_a_head_is_one(tmp_path: Path) -> None:
     assert no_volume(read(tmp_path / "head")[0], "x") is None
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -344,6 +347,8 @@ def test_three_planes_are_no_volume_and_a_head_is_one(tmp_path: Path) -> None:
         ({"ImagePositionPatient": None}, "says not where it lies"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not at right angles"),
         ({"RescaleSlope": 0}, "a slope of 0"),
+        ({"RescaleSlope": "NaN"}, "a slope of nan"),
+        ({"RescaleSlope": 1, "RescaleIntercept": "inf"}, "an intercept of inf"),
         ({"PixelSpacing": [0, 1]}, r"a spacing of [0.0, 1.0] mm"),
     ],
 )
@@ -364,6 +369,16 @@ def test_lossy_and_cut_off_pixels(tmp_path: Path) -> None:
     lossy.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
     with pytest.raises(ScanError, match="compressed with losses"):
         dicom_pixels.get_pixels(lossy, path.name)
+
+
+def test_a_pipe_among_the_files_is_not_waited_for(tmp_path: Path) -> None:
+    dp.classic(tmp_path, STORED[:, :, :1], AFFINE)
+    os.mkfifo(tmp_path / "pipe")
+    found: list[dicom.Left] = []
+    search = threading.Thread(target=lambda: found.extend(dicom.find_series(tmp_path)[1]), daemon=True)
+    search.start()
+    search.join(30)
+    assert [(left.name, left.reason) for left in found] == [("pipe", "pipe is no DICOM file")]
 
 
 def test_phase_beside_magnitude_is_told_by_the_whole_object_too(tmp_path: Path) -> None:

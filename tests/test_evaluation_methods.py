@@ -115,6 +115,14 @@ def test_commands_that_fail_say_how(command: str, says: str) -> None:
         commands.run_command(command, HEAD.volume)
 
 
+def test_commands_run_elsewhere_and_find_files_that_lie_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "copy.py").write_text("import shutil, sys; shutil.copy(*sys.argv[1:])")
+    monkeypatch.chdir(tmp_path)
+    result = commands.run_command(f"{sys.executable} tools/copy.py {{in}} {{out}}", HEAD.volume)
+    assert np.array_equal(result.data, HEAD.volume.data) and [p.name for p in tmp_path.iterdir()] == ["tools"]
+
+
 @pytest.mark.skipif(not Path("/proc").exists(), reason="/proc is Linux's")
 def test_a_stopped_run_leaves_no_child_of_a_wrapper_behind(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
@@ -176,6 +184,9 @@ def test_people_are_found_in_a_folder(tmp_path: Path) -> None:
         population.from_folder(tmp_path / "sub-01" / "..", pattern="sub-*.nii")
     pairs, _ = population.with_rescans(sorted(tmp_path.rglob("*.nii")))
     assert sum(r is not None for _, r in pairs) == 1 and len(pairs) == 4
+    (tmp_path / "c" / "2.nii").symlink_to(tmp_path / "not fetched")
+    with pytest.raises(ScanError, match="2.nii cannot be read"):
+        population.from_folder(tmp_path)
 
 
 @pytest.mark.slow

@@ -271,9 +271,21 @@ def test_retained_dates_move_together_by_patient() -> None:
     assert moved[0] < np.datetime64("2019-01-12")
 
 
+@pytest.mark.filterwarnings("ignore:.*VR (DA|DT|TM)")
+@pytest.mark.parametrize("date", ["00010101", "2020", "1995.03.02", "20200110 by Doe", "20200110-20200111"])
+def test_what_is_no_date_alone_is_not_retained(date: str) -> None:
+    data = header(StudyDate=date, AcquisitionDate=date, AcquisitionDateTime=f"{date} ", AcquisitionTime="1011 by Doe")
+    deidentify_header(data, Identity(retain=frozenset({"dates"})), "a")
+    assert data.StudyDate == ""  # which has to be there
+    assert not {"AcquisitionDate", "AcquisitionTime"} & set(data.dir()) and "Doe" not in str(data)
+
+
 def test_retained_characteristics_device_and_uids() -> None:
     plain, patient, device, uids = (
-        header(PatientAge="093Y", DeviceSerialNumber="SN-77", StationName="MR1", PatientBodyMassIndex=31.5)
+        header(
+            **{"PatientAge": "093Y", "DeviceSerialNumber": "SN-77", "StationName": "MR1", "PatientBodyMassIndex": 31.5},
+            OtherStudyNumbers=7077,
+        )
         for _ in range(4)
     )
     study = plain.StudyInstanceUID
@@ -282,6 +294,7 @@ def test_retained_characteristics_device_and_uids() -> None:
     assert plain.LongitudinalTemporalInformationModified == "REMOVED"
     deidentify_header(patient, Identity(retain=frozenset({"patient"})), "a")
     assert (patient.PatientAge, patient.PatientSex, patient.PatientWeight) == ("090Y", "F", 61)
+    assert "OtherStudyNumbers" not in plain and "OtherStudyNumbers" not in patient
     assert patient.PatientBodyMassIndex == 31.5
     deidentify_header(device, Identity(retain=frozenset({"device"})), "a")
     assert (device.DeviceSerialNumber, device.StationName) == ("SN-77", "MR1")

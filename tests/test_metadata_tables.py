@@ -86,6 +86,7 @@ def test_the_mark_comes_after_the_codes_that_were_there() -> None:
         {"CodeValue": "113100", "CodeMeaning": "what Jane Doe wrote", "CodingSchemeDesignator": "DCM"},
         {"CodeValue": "Doe", "CodeMeaning": "Jane", "CodingSchemeDesignator": "DCM"},
         {"CodeValue": "113102", "CodingSchemeDesignator": "99DOE"},
+        {"CodeValue": ["113107"], "CodingSchemeDesignator": "DCM"},
         "Doe",
     ]
     found = metadata_json.marked({"EchoTime": 1}, "cpmae", before)
@@ -131,3 +132,5 @@ def test_unknown_columns_go_unless_they_are_asked_for() -> None:
     about = {"group": {"Description": "of the study", "Contact": "Doe"}, "name": {"Description": "Doe"}, "sex": "Doe"}
     assert metadata_tsv.clean_description(about, columns) == {"group": {"Description": "of the study"}}
     assert metadata_tsv.clean("", "events") == ("\n", [])
+    long = f"onset\tHED\n1\t{'Event, ' * 20_000}\n"  # the csv module takes 131,072 characters a cell
+    assert metadata_tsv.clean(long, "events")[0] == long

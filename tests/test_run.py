@@ -115,6 +115,13 @@ def test_a_volume_is_the_scan_that_a_3d_file_would_give(
     assert np.allclose(run.mean().data, oracle.get_fdata().mean(3), rtol=1e-6, atol=1e-4)  # type: ignore[attr-defined]
 
 
+def test_the_mean_of_one_volume_is_that_volume(tmp_path: Path) -> None:
+    stored = np.random.default_rng(3).normal(0, 100, (9, 10, 11, 1)).astype(np.float32)
+    stored[1, 1, 1] = np.inf
+    run = open_run(put(tmp_path / "run.nii", run_bytes(stored, slope=0.3, inter=0.7)))
+    assert run.mean().data.tobytes() == run.only().scaled().data.tobytes()
+
+
 def test_the_mean_leaves_out_what_is_not_finite(tmp_path: Path) -> None:
     stored = np.full((*SMALL, 4), 2, np.float32)
     stored[1, 1, 1] = [np.nan, 6, np.inf, 2]

@@ -328,6 +328,12 @@ def test_the_folder_that_one_stands_in_can_be_the_output(tmp_path: Path, monkeyp
     assert len(instances(tmp_path / "empty")) == len(paths)
 
 
+def test_nobody_is_told_of_a_search_for_the_brain_where_a_mask_was_given(tmp_path: Path) -> None:
+    dp.classic(tmp_path / "in", STORED, AFFINE, SeriesDescription="t2_tse", EchoTime=90.0)
+    ran = run("deidentify", tmp_path / "in", tmp_path / "out", "--brain-mask", mask_file(tmp_path), "--seed", "1")
+    assert ran.exit_code == 0 and ran.stderr == "", ran.output
+
+
 def test_folders_without_a_head(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for words, name, raw in (

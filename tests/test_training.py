@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from cpmae import canonical
 from cpmae.cli import app
-from cpmae.errors import ScanError, SettingsError
+from cpmae.errors import OutputError, ScanError, SettingsError
 from cpmae.models import checkpoint
 from cpmae.models.field import control_shape
 from cpmae.models.tissue import BRAIN, TISSUES
@@ -239,6 +239,14 @@ def test_stages_resume_and_end_in_weights(people: Path, tmp_path: Path) -> None:
     stages.train_vqvaes(people, run, LoopSettings(steps=5), CPU, 1, None, 0)
     with pytest.raises(SettingsError, match="mae was begun with vqvae"):
         stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
+
+
+@pytest.mark.parametrize(("name", "says"), [("none/new.safetensors", "make it first"), ("new.json", ".safetensors")])
+def test_a_place_where_no_weights_can_be_written_is_refused_before_training(
+    tmp_path: Path, name: str, says: str
+) -> None:
+    with pytest.raises(OutputError, match=says):
+        stages.train_mae(tmp_path, tmp_path, tmp_path / "mae", tmp_path / name, LoopSettings(steps=1), CPU, 1, 0, {})
 
 
 class Line(torch.nn.Module):

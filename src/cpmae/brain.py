@@ -25,7 +25,7 @@ from scipy import ndimage
 from cpmae.errors import BrainMaskError, MissingExtraError
 from cpmae.io import forms
 from cpmae.io.nifti import NiftiScan
-from cpmae.tool import run_tool
+from cpmae.tool import run_tool, whole_paths
 from cpmae.volume import Volume, voxel_volume_ml
 
 EXTRACTORS = ("deepbet", "robex", "hd-bet")
@@ -287,7 +287,7 @@ def _command(volume: Volume, template: str) -> NDArray[np.bool_]:
         raise BrainMaskError(
             f"the command {template!r} lacks {{input}} or {{mask}}, put both where the tool wants its files"
         )
-    words = _words(with_whole_paths(COMMAND + template).removeprefix(COMMAND))  # the tool runs in another folder
+    words = _words(template)
     with tempfile.TemporaryDirectory(prefix="cpmae-") as folder:  # mode 0700
         source, target = Path(folder) / "input.nii.gz", Path(folder) / "mask.nii.gz"
         nib.Nifti1Image(volume.data, volume.affine).to_filename(source)
@@ -306,17 +306,14 @@ def _command(volume: Volume, template: str) -> NDArray[np.bool_]:
 
 
 def with_whole_paths(extractor: str) -> str:
-    """The same extractor for whoever starts it from another folder: paths of files that lie here begin at the root.
-
-    A path has a slash; a word without one is the name of a program, or anything.
+    """The same extractor for whoever starts it from another folder, see `tool.whole_paths`.
 
     Raises:
         BrainMaskError: for a command that cannot be split into words.
     """
     if not extractor.startswith(COMMAND):
         return extractor
-    words = _words(extractor.removeprefix(COMMAND))
-    return COMMAND + shlex.join(os.path.abspath(w) if "/" in w and os.path.exists(w) else w for w in words)
+    return COMMAND + shlex.join(whole_paths(_words(extractor.removeprefix(COMMAND))))
 
 
 def _words(template: str) -> list[str]:

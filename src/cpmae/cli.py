@@ -44,6 +44,9 @@ class _Sentences(TyperGroup):
         except CpmaeError as error:
             typer.echo(f"cpmae: {with_notes(error)}", err=True)
             raise typer.Exit(1) from error
+        except MemoryError as error:
+            typer.echo("cpmae: there is not enough memory for this, see how large the scan says that it is", err=True)
+            raise typer.Exit(1) from error
 
 
 app = typer.Typer(cls=_Sentences, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -253,29 +256,23 @@ def verify(
     """Check a result against its original: is the brain exact, and what of the rest survived? Exit code 0 or 1."""
     from cpmae.brain import extract_brain, load_brain_mask
     from cpmae.io import forms
-    from cpmae.verify import verify as compare
-    from cpmae.verify_run import verify_run
+    from cpmae.verify import verify_files
 
     _one_of_two(brain_mask, brain_extractor)
     if os.path.isdir(original) and os.path.isdir(result):
         return _verify_study(original, result, brain_mask, brain_extractor, as_json)
-    first, second = forms.open_scan(original), forms.open_scan(result)
-    separate = not original.samefile(result)
+    first, _ = forms.open_scan(original), forms.open_scan(result)
     with status() as tell:
         tell("reading")
-        scan = first.only() if first.count == second.count == 1 else None
-        volume = scan.scaled() if scan else first.mean()
+        volume = None
         if brain_mask:
             mask = load_brain_mask(brain_mask, first.shape, first.affine)
         else:
+            volume = first.mean()
             tell("finding the brain")
             mask = extract_brain(volume, brain_extractor or "deepbet")
         tell("comparing")
-        found: Verification | RunVerification
-        if scan:
-            found = compare(scan, second.only(), mask, separate_files=separate)
-        else:
-            found = verify_run(first, second, mask, mean=volume, separate_files=separate)
+        found = verify_files(original, result, mask, volume)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(_in_words(found)))
     if not (found.ok or brain_mask):
         typer.echo("the brain was searched for; if another mask was used, give that one with --brain-mask", err=True)

@@ -111,9 +111,7 @@ def draw_head(input: Path, options: Options, weights: "str | Path | HeadModel | 
     """The head that `deidentify_file` draws for a scan without a given mask, alone. Raises as that does."""
     from cpmae import steps
 
-    run = forms.open_scan(input)
-    volume = run.mean() if run.count > 1 else run.only().scaled()
-    return steps.draw_head(volume, options, weights, input.name)
+    return steps.draw_head(forms.open_scan(input).mean(), options, weights, input.name)
 
 
 def _scan(run: NiftiRun, options: Options, mask: Any, weights: Any, head: Any, tell: Any) -> "_Done":

@@ -37,7 +37,7 @@ _CODES = {  # PS3.16, CID 7050
 }
 _TEXT = frozenset(("AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"))
-_TIMES = frozenset(("DA", "DT", "TM"))
+_TIMES = {"DA": r"\d{8}", "DT": r"\d{8}[\d.+-]*", "TM": r"[\d:.]*"}  # and how their values look
 
 
 def _tags(*keywords: str) -> frozenset[int]:
@@ -87,6 +87,7 @@ _NEEDED_ALWAYS = _tags("LUTLabel", "LUTExplanation")
 _DUMMIES = {"DA": "19000101", "TM": "000000"}
 # of the person, though the profile's table does not name them
 _BODY = _tags("PatientBodyMassIndex", "MeasuredAPDimension", "MeasuredLateralDimension")
+_RECORDS = _tags("OtherStudyNumbers", "ReportNumber")  # of hospitals; retired, and so not in the table either
 _KEPT = {
     "patient": _tags(
         *("PatientAge", "PatientSex", "PatientSize", "PatientWeight", "PatientSexNeutered", "EthnicGroup"),
@@ -238,10 +239,10 @@ def _cleaned(data: Dataset, element: DataElement, identity: Identity, patient: s
         return False
     if any(tag in _KEPT[what] for what in identity.retain):
         return element.keyword != "PatientAge" or _capped(element)
-    if tag in _BODY:
+    if tag in _BODY or tag in _RECORDS:
         return False
     if "dates" in identity.retain and element.VR in _TIMES and tag not in _PERSONAL_DATES:
-        return _shift(element, identity.shift(patient))
+        return _shift(element, identity.shift(patient)) or _replaced(data, element)
     action = actions.get(int(tag))
     if action == "X/Z/U/STAR":
         return True  # references: their UIDs change below
@@ -298,17 +299,19 @@ def _capped(element: DataElement) -> bool:
 
 
 def _shift(element: DataElement, by: timedelta) -> bool:
-    """Move dates; times of the day stay. False if it is no date that can be read."""
-    if element.VR == "TM":
-        return True
+    """Move dates; times of the day stay. False if it is anything else, or a date that cannot be moved."""
     values = list(element.value) if element.VM > 1 else [element.value]
     moved = []
-    for value in (str(v) for v in values if v):
-        try:
-            day = datetime.strptime(value[:8], "%Y%m%d")
-        except ValueError:
+    for value in (str(v).strip() for v in values if v):
+        if not re.fullmatch(_TIMES[element.VR], value):
             return False
-        moved.append(f"{day + by:%Y%m%d}{value[8:]}")
+        if element.VR != "TM":
+            try:
+                day = datetime.strptime(value[:8], "%Y%m%d") + by
+            except (ValueError, OverflowError):  # 00010101 is how many a database says that there is none
+                return False
+            value = f"{day:%Y%m%d}".rjust(8, "0") + value[8:]
+        moved.append(value)
     element.value = moved if len(moved) > 1 else (moved or [""])[0]
     return True
 

@@ -133,8 +133,9 @@ def marked(fields: Mapping[str, Any], method: str, before: Any = None) -> dict[s
         method: what was done, in words.
         before: the code sequence that the original had; its DICOM codes stay, in DICOM's words.
     """
-    had = [code["CodeValue"] for code in before if _is_known(code)] if isinstance(before, list) else []
-    values = list(dict.fromkeys([*had, CLEAN_FEATURES]))
+    codes = [code for code in before if isinstance(code, dict)] if isinstance(before, list) else []
+    had = [str(code.get("CodeValue")) for code in codes if code.get("CodingSchemeDesignator") == "DCM"]
+    values = list(dict.fromkeys([*(value for value in had if value in _DCM_CODES), CLEAN_FEATURES]))
     return {
         **fields,
         "DeidentificationMethod": [*(_DCM_CODES[value] for value in values if value != CLEAN_FEATURES), method],
@@ -174,9 +175,3 @@ def _is_of(text: str, words: frozenset[str]) -> bool:
 def _all(value: Any, fits: Any) -> bool:
     """Whether a value, or each one in a list, or in a list of lists, fits."""
     return all(_all(item, fits) for item in value) if isinstance(value, list) else bool(fits(value))
-
-
-def _is_known(code: Any) -> bool:
-    return (
-        isinstance(code, dict) and code.get("CodingSchemeDesignator") == "DCM" and code.get("CodeValue") in _DCM_CODES
-    )

@@ -5,8 +5,6 @@ since any column may hold names, dates or hospital numbers. Ages are capped at 8
 harbor, 45 CFR 164.514(b)(2)(i)(C), which counts all above 89 as one).
 """
 
-import csv
-import io
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -32,12 +30,11 @@ def clean(text: str, kind: str, keep: Collection[str] = (), age_units: str = "ye
     Returns:
         The table, and how the kept columns are called.
     """
-    rows = list(csv.reader(io.StringIO(text.removeprefix("\ufeff")), delimiter="\t", quoting=csv.QUOTE_NONE))
-    header = rows[0] if rows else []
+    header, *rows = (line.removesuffix("\r").split("\t") for line in text.removeprefix("\ufeff").split("\n"))
     places = [i for i, name in enumerate(header) if name in COLUMNS[kind] or name in keep]
     lines = ["\t".join(header[i] for i in places)]
-    for row in rows[1:]:
-        if row:
+    for row in rows:
+        if row != [""]:
             cells = [row[i] if i < len(row) and row[i] else "n/a" for i in places]
             named = zip((header[i] for i in places), cells, strict=True)
             lines.append("\t".join(_capped(cell, age_units) if name == "age" else cell for name, cell in named))

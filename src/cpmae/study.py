@@ -285,7 +285,7 @@ def _volume(
         mask = extract_brain(scan.scaled(), run.options.brain_extractor, device)
     if mask is not None:
         scan, mask = dicom_scan.without_holes(scan, mask, stack)
-    if head is None and drawn is None and t1w_score(series) < 2:
+    if head is None and drawn is None and not run.given_mask and t1w_score(series) < 2:
         run.warnings.append(f"there is no T1w in the world of {series.name}; its own brain was searched for")
     person = run.patients.setdefault(series.patient, len(run.patients))
     # another draw for each person, and in all volumes of one the same head and texture under other noise

@@ -14,6 +14,7 @@ from cpmae.io import forms
 from cpmae.io.header import is_marked
 from cpmae.io.nifti import NiftiScan
 from cpmae.verify_run import RunVerification, verify_run
+from cpmae.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,12 @@ class Verification:
 
 
 def verify_files(
-    original: str | os.PathLike[str], result: str | os.PathLike[str], brain_mask: NDArray[np.bool_]
+    original: str | os.PathLike[str],
+    result: str | os.PathLike[str],
+    brain_mask: NDArray[np.bool_],
+    mean: Volume | None = None,
 ) -> Verification | RunVerification:
-    """`verify` on two files of any form; on 4-D ones, `verify_run`.
+    """`verify` on two files of any form; on 4-D ones, `verify_run`, which `mean` is for.
 
     Raises:
         ScanError: if one of them cannot be read whole.
@@ -81,7 +85,7 @@ def verify_files(
     if first.count == second.count == 1:
         done = verify(first.only(), second.only(), brain_mask, separate_files=separate)
     else:
-        done = verify_run(first, second, brain_mask, separate_files=separate)
+        done = verify_run(first, second, brain_mask, mean=mean, separate_files=separate)
     if is_marked(first.header) and not is_marked(second.header):
         text = "the original is a result of cpmae and the result is none, give the two the other way round"
         done = replace(done, failures=(*done.failures, text))

@@ -19,7 +19,6 @@ from cpmae.bids.plan import Task
 from cpmae.errors import BrainMaskError, ScanError
 from cpmae.files import deidentify_file, draw_head
 from cpmae.io import bids, forms, sidecar
-from cpmae.io.run import NiftiRun
 from cpmae.io.together import Writer
 from cpmae.volume import Volume
 
@@ -114,7 +113,7 @@ def _mask_of_another(
                 doubt = None if same_grid(grid, other) else _UNCHECKED
             elif not same_grid(grid, other):
                 if volume is None:
-                    volume = _mean(forms.open_scan(task.source / task.scan))
+                    volume = forms.open_scan(task.source / task.scan).mean()
                 fit, doubt = fits(volume, mask)
             warnings += [f"{reference.scan}: {doubt}"] if doubt else []
             if fit:
@@ -125,10 +124,6 @@ def _mask_of_another(
             "session lends it a mask; de-identify one in the same frame, or leave the scan out"
         )
     return None, None, warnings
-
-
-def _mean(run: NiftiRun) -> Volume:
-    return run.mean() if run.count > 1 else run.only().scaled()
 
 
 def _head_of_another(task: Task, staging: Path, mask_is_lent: bool, draw: "Callable[..., Head]") -> "Head | None":

@@ -54,7 +54,7 @@ def from_folder(folder: Path, pattern: str = "*.nii*", brain_extractor: str = "d
     Who it is comes from `sub-...` in the path as in BIDS, else from the name of the folder that holds the scan.
 
     Raises:
-        ScanError: fewer than two persons have two scans.
+        ScanError: fewer than two persons have two scans, or one of these cannot be read.
     """
     scans = defaultdict(list)
     for path in sorted(folder.rglob(pattern)):
@@ -107,8 +107,15 @@ def person_of(path: Path) -> str:
 
 
 def file_scan(path: Path, brain_extractor: str = "deepbet") -> Scan:
-    """A scan in a file; its brain is searched for."""
-    key = {"sha256": file_digest(path), "brain_extractor": brain_extractor}
+    """A scan in a file; its brain is searched for.
+
+    Raises:
+        ScanError: it cannot be read, as a link to what DataLad has not fetched.
+    """
+    try:
+        key = {"sha256": file_digest(path), "brain_extractor": brain_extractor}
+    except OSError as error:
+        raise ScanError(f"{path} cannot be read ({error.strerror}), check that it is there") from error
     name = path.name if path.name.startswith("sub-") else f"{path.parent.name}/{path.name}"
     return Scan(name, key, partial(_read, path, brain_extractor), synthetic=False)
 

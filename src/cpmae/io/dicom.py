@@ -177,6 +177,8 @@ def read_whole(path: Path) -> Dataset:
 
 
 def _read(path: Path, whole: bool, **arguments: object) -> Dataset:
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise ScanError(f"{path.name} is no DICOM file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of values that break rules of the standard; they are kept as they are

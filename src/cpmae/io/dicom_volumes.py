@@ -140,9 +140,10 @@ def _frame(header: Dataset, group: Dataset | None, name: str, instance: int, ind
         raise ScanError(f"{name} has directions that are not at right angles, {cosines.round(3).tolist()}, correct it")
     if (spacing <= 0).any():
         raise ScanError(f"{name} has a spacing of {spacing.tolist()} mm, correct it")
-    slope = number_of(scale, "RescaleSlope", 1.0)
-    if slope == 0:
-        raise ScanError(f"{name} has a slope of 0 (RescaleSlope), correct it")
+    slope, inter = number_of(scale, "RescaleSlope", 1.0), number_of(scale, "RescaleIntercept")
+    if slope == 0 or not np.isfinite([slope, inter]).all():
+        numbers = f"a slope of {slope:g} and an intercept of {inter:g}"
+        raise ScanError(f"{name} has {numbers} (RescaleSlope, RescaleIntercept), correct them")
     return Frame(
         instance=instance,
         index=index,
@@ -162,7 +163,7 @@ def _frame(header: Dataset, group: Dataset | None, name: str, instance: int, ind
             )
         ),
         slope=slope,
-        inter=number_of(scale, "RescaleIntercept"),
+        inter=inter,
         padding=padding(header),
         kinds=(
             kind,

@@ -111,9 +111,15 @@ class NiftiRun:
     def mean(self) -> Volume:
         """The mean intensity over the volumes, (X, Y, Z) float32, in one pass.
 
-        What is not finite is left out; where no volume is finite, the mean is NaN. Raises as `stored_volumes`.
+        What is not finite is left out; where no volume is finite, the mean is NaN. That of one volume is the volume
+        itself, to the last bit. Raises as `stored_volumes`.
         """
-        return mean_of(self, self.stored_volumes())
+        if self.count == 1:
+            return self.only().scaled()
+        total = RunMean(self)
+        for stored in self.stored_volumes():
+            total.add(stored)
+        return total.mean()
 
     def marked(self, text: str) -> "NiftiRun":
         """The same run with `text` as its description (`descrip`, cut to 79 ASCII characters)."""
@@ -180,14 +186,6 @@ class RunMean:
             mean *= self._run.slope
             mean += self._run.inter
             return Volume(mean.astype(np.float32), self._run.affine)
-
-
-def mean_of(run: NiftiRun, volumes: Iterable[NDArray]) -> Volume:
-    """The mean intensity of volumes with the grid and scaling of a run, as `NiftiRun.mean`."""
-    total = RunMean(run)
-    for stored in volumes:
-        total.add(stored)
-    return total.mean()
 
 
 def open_run(path: str | os.PathLike[str], *, checked: bool = True) -> NiftiRun:

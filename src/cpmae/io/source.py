@@ -29,6 +29,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         with open(path, "rb") as raw:
             if path.name.lower().endswith(GZIPPED):
+                if raw.read(2) not in (b"\x1f\x8b", b""):
+                    raise ScanError(f"{path.name} is not compressed, rename it to {path.stem}")
+                raw.seek(0)
                 with gzip.GzipFile(fileobj=raw) as unpacked:
                     yield unpacked  # type: ignore[misc]  # a BufferedIOBase, which has all that is asked for
             else:
@@ -36,8 +39,6 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except FileNotFoundError as error:
         raise ScanError(f"{path} does not exist, check the path") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        if str(error).startswith("Not a gzipped file"):
-            raise ScanError(f"{path.name} is not compressed, rename it to {path.stem}") from error
         raise ScanError(f"{path.name} is truncated or damaged ({error}), copy it again") from error
     except OSError as error:
         raise ScanError(f"{path} cannot be read ({error.strerror or error}), check its permissions") from error

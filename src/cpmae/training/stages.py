@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from cpmae.errors import ScanError, SettingsError
-from cpmae.io.output import whole_file
+from cpmae.io.output import check_output, whole_file
 from cpmae.models import checkpoint
 from cpmae.models.atlas import Atlas
 from cpmae.models.head import HeadConfig, HeadModel
@@ -172,9 +172,11 @@ def train_mae(
     """Stage three: the masked autoencoder on the codes of the examples, and the weight file `out` with everything.
 
     Raises:
+        OutputError: if `out` cannot be written, before the work.
         SettingsError: if `vqvae_run` has no VQ-VAE, or `run` codes of another one.
         ScanError: if there are no examples.
     """
+    check_output(None, out, overwrite=True, suffixes=(".safetensors",))
     fabric = loop.make_fabric(hardware.accelerator, hardware.devices, hardware.precision)
     torch.manual_seed(seed)
     try:
