@@ -3,9 +3,12 @@
 import gzip
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -553,9 +556,8 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(source: tuple, tmp_path: P
     assert not (tmp_path / "o").exists()
 
 
-def test_the_real_way_gives_a_person_one_head_whatever_was_done_when(tmp_path: Path) -> None:
-    """A second session, of another contrast and turned in the scanner, gets the head of the first one's T1w."""
-    root = tmp_path / "in"
+def two_sessions(root: Path, person: str = "1") -> None:
+    """A second session, of another contrast and turned in the scanner; both of the packaged head."""
     bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
     with resources.as_file(resources.files("cpmae") / "weights" / cli.EXAMPLE) as example:
         head: Any = nib.load(example)
@@ -565,10 +567,16 @@ def test_the_real_way_gives_a_person_one_head_whatever_was_done_when(tmp_path: P
     brighter = np.rint(np.sqrt(stored / 250.0) * 500).astype(np.int16)
     scans = {"ses-1": (stored, affine), "ses-2": (brighter, turn @ affine)}
     for session, (data, grid) in scans.items():
-        (root / "sub-1" / session / "anat").mkdir(parents=True)
+        (root / f"sub-{person}" / session / "anat").mkdir(parents=True)
         image = nib.Nifti1Image(np.ascontiguousarray(data), grid)
         image.header.set_sform(grid, 1)
-        image.to_filename(root / "sub-1" / session / "anat" / f"sub-1_{session}_T1w.nii")
+        image.to_filename(root / f"sub-{person}" / session / "anat" / f"sub-{person}_{session}_T1w.nii")
+
+
+def test_the_real_way_gives_a_person_one_head_whatever_was_done_when(tmp_path: Path) -> None:
+    """The second session gets the head of the first one's T1w."""
+    root = tmp_path / "in"
+    two_sessions(root)
     (tmp_path / "key").write_bytes(SECRET)
 
     def done(out: str, *arguments: object) -> list[bytes]:
@@ -587,6 +595,47 @@ def test_the_real_way_gives_a_person_one_head_whatever_was_done_when(tmp_path: P
     outside = np.asarray(nib.load(tmp_path / "all/sub-1/ses-2/anat/sub-1_ses-2_mod-T1w_defacemask.nii").dataobj) != 0  # type: ignore[attr-defined]
     pair = [nifti.parse(raw, "result").stored[outside].astype(float) for raw in (first, second)]
     assert np.corrcoef(*pair)[0, 1] > 0.95
+
+
+@pytest.mark.slow
+def test_kill_9_of_a_run_with_shared_heads_changes_no_byte(tmp_path: Path) -> None:
+    root, system = tmp_path / "in", tmp_path / "system"
+    two_sessions(root, "1")
+    two_sessions(root, "2")
+    system.mkdir()
+    (tmp_path / "key").write_bytes(SECRET)
+
+    def begin(out: str) -> subprocess.Popen:
+        words = [sys.executable, "-m", "cpmae", "bids", root, tmp_path / out, "participant", "--placement", "raw"]
+        words += ["--subject-key", tmp_path / "key", "--device", "cpu"]
+        quiet = subprocess.DEVNULL
+        environment = os.environ | {"TMPDIR": str(system)}
+        return subprocess.Popen(words, stdout=quiet, stderr=quiet, env=environment, start_new_session=True)
+
+    def results(out: str) -> dict[str, bytes]:
+        return {name: (tmp_path / out / name).read_bytes() for name in shown(tmp_path / out)}
+
+    started = time.monotonic()
+    assert begin("whole").wait() == 0
+    takes, whole, rng = time.monotonic() - started, results("whole"), random.Random(1)
+    killed = 0
+    for _ in range(25):
+        run = begin("killed")
+        try:
+            code = run.wait(rng.uniform(0.2, 1.0) * takes)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+            killed += 1
+        else:  # begin anew, so that there is something to kill
+            assert code == 0 and results("killed") == whole
+            shutil.rmtree(tmp_path / "killed")
+        found = results("killed") if (tmp_path / "killed").exists() else {}
+        assert {name: raw for name, raw in found.items() if name.endswith(".nii") and raw != whole[name]} == {}
+    assert killed >= 10 and begin("killed").wait() == 0
+    assert results("killed") == whole
+    assert list(system.iterdir()) == []
+    assert [p.name for p in (tmp_path / "killed").iterdir() if p.name.startswith(".cpmae-run-")] == []
 
 
 def test_the_real_way_keeps_brains_exact_and_takes_a_mask_over(tmp_path: Path) -> None:
