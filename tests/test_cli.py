@@ -618,6 +618,14 @@ def test_verify_exits_with_1_where_a_promise_is_broken(pair: Path) -> None:
         assert ran.exit_code == 1 and f"NOT verified: {words}" in ran.stdout.replace("the result is ", "")
 
 
+def test_verify_of_a_pair_the_wrong_way_round(pair: Path) -> None:
+    marked = phantom.nifti_bytes_of(stored(pair / "new.nii"), AFFINE, descrip=b"de-identified by cpmae 9.9")
+    put(pair / "marked.nii", marked)
+    ran = run("verify", pair / "marked.nii", pair / "scan.nii", "--brain-mask", pair / "mask.nii")
+    assert ran.exit_code == 1 and "give the two the other way round" in ran.stdout
+    assert run("verify", pair / "scan.nii", pair / "marked.nii", "--brain-mask", pair / "mask.nii").exit_code == 0
+
+
 def test_verify_with_an_extractor(pair: Path) -> None:
     put(pair / "found.nii.gz", mask_bytes(BRAIN))
     tool = f"command:sh -c 'test -f {{input}} && cp {pair / 'found.nii.gz'} {{mask}}'"

@@ -253,6 +253,7 @@ def verify(
     """Check a result against its original: is the brain exact, and what of the rest survived? Exit code 0 or 1."""
     from cpmae.brain import extract_brain, load_brain_mask
     from cpmae.io import forms
+    from cpmae.verify import in_order
     from cpmae.verify import verify as compare
     from cpmae.verify_run import verify_run
 
@@ -276,6 +277,7 @@ def verify(
             found = compare(scan, second.only(), mask, separate_files=separate)
         else:
             found = verify_run(first, second, mask, mean=volume, separate_files=separate)
+        found = in_order(found, first, second)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(_in_words(found)))
     if not (found.ok or brain_mask):
         typer.echo("the brain was searched for; if another mask was used, give that one with --brain-mask", err=True)

@@ -13,6 +13,7 @@ from cpmae.detail import surviving_detail
 from cpmae.io import forms
 from cpmae.io.header import is_marked
 from cpmae.io.nifti import NiftiScan
+from cpmae.io.run import NiftiRun
 from cpmae.verify_run import RunVerification, verify_run
 
 
@@ -82,10 +83,17 @@ def verify_files(
         done = verify(first.only(), second.only(), brain_mask, separate_files=separate)
     else:
         done = verify_run(first, second, brain_mask, separate_files=separate)
-    if is_marked(first.header) and not is_marked(second.header):
-        text = "the original is a result of cpmae and the result is none, give the two the other way round"
-        done = replace(done, failures=(*done.failures, text))
-    return done
+    return in_order(done, first, second)
+
+
+def in_order(
+    found: Verification | RunVerification, original: NiftiRun, result: NiftiRun
+) -> Verification | RunVerification:
+    """The same findings, with a failure more if the two files were given the other way round."""
+    if not is_marked(original.header) or is_marked(result.header):
+        return found
+    text = "the original is a result of cpmae and the result is none, give the two the other way round"
+    return replace(found, failures=(*found.failures, text))
 
 
 def verify(
