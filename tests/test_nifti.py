@@ -271,6 +271,9 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
     (tmp_path / "plain.nii.gz").write_bytes(b"not gzip at all")
     with pytest.raises(ScanError, match="is not compressed"):
         nifti.read(tmp_path / "plain.nii.gz")
+    (tmp_path / "zipped.nii").write_bytes(gzip.compress(phantom.nifti_bytes()))
+    with pytest.raises(ScanError, match="zipped.nii is compressed with gzip, rename it to zipped.nii.gz"):
+        nifti.read(tmp_path / "zipped.nii")
     (tmp_path / "text.nii").write_bytes(b"text" * 200)
     with pytest.raises(ScanError, match="not a NIfTI"):
         nifti.read(tmp_path / "text.nii")

@@ -49,6 +49,8 @@ def parse_header(raw: bytes, name: str) -> Any:
                 return header
             if found[:3] in (b"ni1", b"ni2"):
                 raise ScanError(f"{name} is one half of a header/image pair, convert the pair to a single .nii file")
+    if raw[:2] == b"\x1f\x8b":
+        raise ScanError(f"{name} is compressed with gzip, rename it to {name}.gz")
     raise ScanError(
         f"{name} is not a NIfTI file (it starts with {raw[:4].hex() or 'nothing'}), convert it to NIfTI first"
     )
