@@ -11,7 +11,7 @@ from scipy import ndimage
 from cpmae.errors import OutputError
 from cpmae.io.output import whole_file
 from cpmae.report.surface import HeadSurface, head_surface, render_surface
-from cpmae.volume import Volume, voxel_sizes
+from cpmae.volume import Volume, voxel_sizes, zero_point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,12 +95,12 @@ def _check_grids(volumes: list[Volume], mask: NDArray[np.bool_]) -> None:
 
 
 def _grey_window(brain: NDArray) -> tuple[float, float]:
-    """Black: 0, or the darkest brain where that is less; white: a little above the brightest brain."""
+    """Black: 0, or the darkest brain where that is less or far above; white: a little above the brightest brain."""
     values = brain[np.isfinite(brain)]
     if values.size == 0:
         return 0.0, 1.0
-    low, high = np.percentile(values, [0.5, 99.5])
-    low = min(0.0, float(low))
+    low, median, high = np.percentile(values, [0.5, 50, 99.5])
+    low = zero_point(float(low), float(median))
     return low, max(low + 1.25 * (float(high) - low), low + 1e-6)
 
 
