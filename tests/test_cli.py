@@ -102,7 +102,7 @@ BAD_SCANS: dict[str, tuple[str, Callable[[], bytes], tuple[str, ...]]] = {
         ("bad.nii.gz is truncated", "copy it again"),
     ),
     "truncated": ("bad.nii", lambda: phantom.nifti_bytes()[:50_000], ("truncated", "50000 bytes", "copy it again")),
-    "empty file": ("bad.nii", lambda: b"", ("not a NIfTI file", "convert")),
+    "empty file": ("bad.nii", lambda: b"", ("bad.nii is empty", "copy it again")),
     "not NIfTI": ("bad.dcm", lambda: b"DICM", ("bad.dcm is not a .nii", "convert")),
     "zeros": ("bad.nii", lambda: edited(np.zeros_like(STORED)), ("0 in every voxel", "give a scan")),
     "constant": ("bad.nii", lambda: edited(np.full_like(STORED, 7)), ("7 in every voxel", "give a scan")),
