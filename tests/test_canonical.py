@@ -139,3 +139,12 @@ def test_brain_unit_of_standardised_intensities() -> None:
     unit = canonical.brain_unit(Volume(values, np.eye(4)), np.ones(values.shape, bool))
     assert unit.floor < -2
     np.testing.assert_allclose(unit.unscale(unit.rescale(values)), values, atol=1e-5)
+
+
+def test_brain_unit_of_intensities_to_which_a_number_was_added() -> None:
+    values = np.random.default_rng(0).uniform(100, 900, (20, 20, 20)).astype(np.float32)
+    everything = np.ones(values.shape, bool)
+    plain = canonical.brain_unit(Volume(values, np.eye(4)), everything)
+    added = canonical.brain_unit(Volume(values + 60000, np.eye(4)), everything)
+    assert plain.floor == 0
+    assert 60100 < added.floor < 60120 and added.scale == pytest.approx(400, rel=0.05)

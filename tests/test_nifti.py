@@ -263,6 +263,13 @@ def test_a_flipped_bit_in_a_gzip_file_is_found(scan_file: Callable[..., Path]) -
 def test_paths_that_are_no_file(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="missing.nii does not exist"):
         nifti.read(tmp_path / "missing.nii")
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "annex" / "gone.nii.gz")
+    with pytest.raises(ScanError, match="link.nii.gz is a link to a file that is not there, fetch it"):
+        nifti.read(tmp_path / "link.nii.gz")
+    for name in ("empty.nii", "empty.nii.gz"):
+        (tmp_path / name).touch()
+        with pytest.raises(ScanError, match=f"{name} is empty, copy it again"):
+            nifti.read(tmp_path / name)
     with pytest.raises(ScanError, match="is a folder"):
         nifti.read(tmp_path)
     (tmp_path / "scan.mgz").write_bytes(b"x")
@@ -271,6 +278,9 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
     (tmp_path / "plain.nii.gz").write_bytes(b"not gzip at all")
     with pytest.raises(ScanError, match="is not compressed"):
         nifti.read(tmp_path / "plain.nii.gz")
+    (tmp_path / "zipped.nii").write_bytes(gzip.compress(phantom.nifti_bytes()))
+    with pytest.raises(ScanError, match="zipped.nii is compressed with gzip, rename it to zipped.nii.gz"):
+        nifti.read(tmp_path / "zipped.nii")
     (tmp_path / "text.nii").write_bytes(b"text" * 200)
     with pytest.raises(ScanError, match="not a NIfTI"):
         nifti.read(tmp_path / "text.nii")

@@ -239,6 +239,16 @@ def test_echoes_a_missing_slice_slopes_by_slice_and_kept_metadata(tmp_path: Path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "mask.nii.gz", "out"]
 
 
+def test_a_volume_that_was_broken_off_is_named(tmp_path: Path) -> None:
+    series = uid.generate_uid()
+    for n, count in enumerate((64, 24)):
+        part = STORED[:, :, :count]
+        dp.classic(tmp_path / "in", part, AFFINE, names=f"{n}-{{}}", AcquisitionNumber=n, SeriesInstanceUID=series)
+    ran = run("deidentify", tmp_path / "in", tmp_path / "out", "--brain-mask", mask_file(tmp_path))
+    assert ran.exit_code == 1 and not (tmp_path / "out").exists()
+    assert "volume 2 of 2, which has 24 slices of 64: take these out if" in ran.stderr, ran.stderr
+
+
 def test_series_of_one_person_differ_by_noise_alone_and_other_people_have_other_heads(tmp_path: Path) -> None:
     for n, patient in enumerate(("A", "A", "B"), 1):
         dp.classic(tmp_path / "in" / str(n), STORED, AFFINE, PatientID=patient, PatientName=patient, SeriesNumber=n)

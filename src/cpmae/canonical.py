@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from cpmae.errors import BrainMaskError
 from cpmae.models.field import GRID_SHAPE
 from cpmae.models.vqvae import STEP_MM
-from cpmae.volume import Volume, quantiles, voxel_sizes
+from cpmae.volume import Volume, quantiles, voxel_sizes, zero_point
 
 GRID_ORIGIN = (96, 102, 165)
 GRID_AFFINE = np.array(
@@ -173,14 +173,15 @@ def resample_like(
 def brain_unit(volume: Volume, brain: NDArray[np.bool_]) -> Unit:
     """Zero point and unit of a scan's intensities, from brain voxels alone.
 
-    Magnitude images start at 0. Where the brain itself goes below 0 (standardised floats, say) its lowest values are
-    the floor. The scale is the distance from there to the median of the brain, or, where half of the brain is empty
-    (maps of myelin water, thresholded maps), to the median of the rest.
+    Magnitude images start at 0. Where the brain itself goes below 0 (standardised floats, say), or where all of it is
+    nearly of one brightness, as if a number had been added, its lowest values are the floor. The scale is the distance
+    from there to the median of the brain, or, where half of the brain is empty (maps of myelin water, thresholded
+    maps), to the median of the rest.
     """
     values = volume.data[brain]
     values = values[np.isfinite(values)]
     low, median = quantiles(values, (0.005, 0.5))
-    floor = min(0.0, float(low))
+    floor = zero_point(float(low), float(median))
     if not median > floor and (above := values[values > floor]).size:
         (median,) = quantiles(above, (0.5,))
     return Unit(floor, max(float(median) - floor, float(np.finfo(np.float32).tiny)))

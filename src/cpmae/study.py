@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cpmae import __version__
 from cpmae.brain import extract_brain
-from cpmae.errors import CpmaeError, OutputError, ScanError, with_notes
+from cpmae.errors import BrainMaskError, CpmaeError, OutputError, ScanError, with_notes
 from cpmae.io import dicom, dicom_pixels, dicom_scan, nifti
 from cpmae.io.dicom import Left, Series, t1w_score
 from cpmae.io.dicom_volumes import Stack, frames_of, no_volume, stacks_of
@@ -249,11 +249,23 @@ def _one_series(run: _Run, series: Series, stacks: list[Stack], folder: Path) ->
     for count, stack in enumerate(stacks, 1):
         if len(stacks) > 1:
             run.tell(f"{series.name}, volume {count} of {len(stacks)}")
-        own, part, account = _volume(run, series, stack, pixels, own)
+        try:
+            own, part, account = _volume(run, series, stack, pixels, own)
+        except (ScanError, BrainMaskError) as error:
+            raise ScanError(_of_volume(stacks, count, with_notes(error))) from error
         new |= part
         accounts.append(account)
     _write(run, series, folder, new)
     return {"instances": len(series.instances), "volumes": accounts}
+
+
+def _of_volume(stacks: list[Stack], count: int, reason: str) -> str:
+    """Why a series cannot be handled, with the number of the volume that cannot; some are broken off or sent twice."""
+    if len(stacks) == 1:
+        return reason
+    slices, most = len(stacks[count - 1].frames), max(len(stack.frames) for stack in stacks)
+    short = f", which has {slices} slices of {most}: take these out if it was broken off or sent twice"
+    return f"volume {count} of {len(stacks)}{short if slices < most else ''}: {reason}"
 
 
 def _volume(

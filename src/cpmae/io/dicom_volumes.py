@@ -215,7 +215,8 @@ def no_volume(stacks: list[Stack], name: str) -> str | None:
         return None
     if most >= MIN_AXIS:
         odd = sum(n for n in counts if n < MIN_AXIS)
-        raise ScanError(f"{odd} slices of {name} fit no volume with the others (direction, size, bits); take them out")
+        which = "1 slice fits" if odd == 1 else f"{odd} slices fit"
+        raise ScanError(f"{which} no volume with the others (direction, size, bits); take out what does not belong")
     places = f"{len(stacks)} directions or sizes" if len(stacks) > 1 else "one direction"
     return f"it is a localizer or a single slice and no volume ({most} slices at most, in {places})"
 

@@ -38,6 +38,8 @@ _UNITS = {1: "metres", 3: "micrometres"}
 
 def parse_header(raw: bytes, name: str) -> Any:
     """The header over the file's own bytes. nibabel's checks are off: they mend fields in silence."""
+    if not raw:
+        raise ScanError(f"{name} is empty, copy it again")
     for order in "<>":
         for kind, size, magic in ((nib.Nifti1Header, 348, b"n+1\0"), (nib.Nifti2Header, 540, b"n+2\0\r\n\x1a\n")):
             if raw[:4] != size.to_bytes(4, "little" if order == "<" else "big") or len(raw) < size:
@@ -49,9 +51,9 @@ def parse_header(raw: bytes, name: str) -> Any:
                 return header
             if found[:3] in (b"ni1", b"ni2"):
                 raise ScanError(f"{name} is one half of a header/image pair, convert the pair to a single .nii file")
-    raise ScanError(
-        f"{name} is not a NIfTI file (it starts with {raw[:4].hex() or 'nothing'}), convert it to NIfTI first"
-    )
+    if raw[:2] == b"\x1f\x8b":
+        raise ScanError(f"{name} is compressed with gzip, rename it to {name}.gz")
+    raise ScanError(f"{name} is not a NIfTI file (it starts with {raw[:4].hex()}), convert it to NIfTI first")
 
 
 def run_shape(header: Any, name: str) -> tuple[tuple[int, int, int], int]:

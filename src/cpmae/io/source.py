@@ -37,6 +37,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             else:
                 yield raw
     except FileNotFoundError as error:
+        if os.path.islink(path):  # as git-annex and DataLad leave what was not fetched
+            raise ScanError(f"{path} is a link to a file that is not there, fetch it (datalad get)") from error
         raise ScanError(f"{path} does not exist, check the path") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ScanError(f"{path.name} is truncated or damaged ({error}), copy it again") from error

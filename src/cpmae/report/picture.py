@@ -11,7 +11,7 @@ from scipy import ndimage
 from cpmae.errors import OutputError
 from cpmae.io.output import whole_file
 from cpmae.report.surface import HeadSurface, head_surface, render_surface
-from cpmae.volume import Volume, voxel_sizes
+from cpmae.volume import Volume, voxel_sizes, zero_point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # title, the RAS axis that the cut is normal to, and where along it: share of the brain's extent
 _SLICES = (("sagittal", 0, 0.5), ("coronal", 1, 0.5), ("axial", 2, 0.5), ("axial, eyes", 2, 0.3))
 _VIEWS = ("front", "three-quarter", "left")
+_USUAL = (1e-2, 1e6)  # intensities of a brain
 _RENDER_PIXELS = (300, 300)
 _PAGE, _TEXT, _OUTLINE, _KEPT = "#0c0c0e", "#c8c8c8", "#ffb000", "#35c5ff"
 
@@ -57,6 +58,9 @@ def before_after(
     axes = figure.subplots(len(rows), len(_SLICES) + len(_VIEWS), squeeze=False)
     bottom, top = 0.0, 1 - 0.25 / (2.6 * len(rows) + 0.25)
     figure.subplots_adjust(left=0.019, right=0.998, bottom=bottom, top=top, wspace=0.02, hspace=0.03)
+    unit = _unit(original.data[mask])
+    if unit != 1:
+        rows = [(name, Volume(np.asarray(volume.data / unit, np.float32), volume.affine)) for name, volume in rows]
     window = _grey_window(rows[0][1].data[mask])
     field_mm = float(np.ptp(_world_corners(rows[0][1]), axis=0).max())
     frame: HeadSurface | None = None
@@ -94,13 +98,19 @@ def _check_grids(volumes: list[Volume], mask: NDArray[np.bool_]) -> None:
         raise ValueError("the brain mask is empty; without it the picture has no centre")
 
 
+def _unit(brain: NDArray) -> float:
+    """What to divide intensities by, so that their squares and small differences are numbers; 1 for usual ones."""
+    size = float(np.median(np.abs(brain[np.isfinite(brain)]))) if np.isfinite(brain).any() else 0.0
+    return 1.0 if size == 0 or _USUAL[0] <= size <= _USUAL[1] else size / 100
+
+
 def _grey_window(brain: NDArray) -> tuple[float, float]:
-    """Black: 0, or the darkest brain where that is less; white: a little above the brightest brain."""
+    """Black: 0, or the darkest brain where that is less or far above; white: a little above the brightest brain."""
     values = brain[np.isfinite(brain)]
     if values.size == 0:
         return 0.0, 1.0
-    low, high = np.percentile(values, [0.5, 99.5])
-    low = min(0.0, float(low))
+    low, median, high = np.percentile(values, [0.5, 50, 99.5])
+    low = zero_point(float(low), float(median))
     return low, max(low + 1.25 * (float(high) - low), low + 1e-6)
 
 
