@@ -96,6 +96,11 @@ def test_a_second_copy_of_a_slice_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "zz").write_bytes(paths[3].read_bytes())
     (series,), (left,) = dicom.find_series(tmp_path)
     assert len(series.instances) == 9 and left.name == "zz" and "a second copy of im0004" in left.reason
+    (tmp_path / "again").mkdir()
+    for path in paths:
+        (tmp_path / "again" / path.name).write_bytes(path.read_bytes())
+    _, found = dicom.find_series(tmp_path)
+    assert sorted(item.count for item in found) == [1, 9]  # not a line for each file
 
 
 def test_gantry_tilt_makes_a_skew_grid(tmp_path: Path) -> None:

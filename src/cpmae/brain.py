@@ -31,6 +31,7 @@ from cpmae.volume import Volume, voxel_volume_ml
 EXTRACTORS = ("deepbet", "robex", "hd-bet")
 COMMAND = "command:"
 VOLUME_RANGE_ML = (300.0, 2500.0)  # a newborn's brain to well above the largest intracranial volume
+SMALL_ML = 800.0  # hardly an adult's brain is smaller, whatever it has lost; of children under two years many are
 LARGE_ML = 1900.0  # hardly an intracranial volume is larger; masks with skull and scalp are
 MAX_SECOND_PIECE = 0.2  # of the largest piece; a mask in several such pieces is not one brain
 HOLES_ML = 3.0  # in the mask, worth a warning
@@ -153,6 +154,11 @@ def check_brain_mask(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> li
             f"the brain mask holds {ml:.0f} ml, a brain has {low:.0f} to {high:.0f} ml; {_GIVE_A_MASK}"
         )
     found = []
+    if ml < SMALL_ML:
+        found.append(
+            f"the brain mask holds {ml:.0f} ml, less than an adult's brain does; see whether the header's voxel sizes "
+            "are right and the mask is whole"
+        )
     if ml > LARGE_ML:
         found.append(
             f"the brain mask holds {ml:.0f} ml, more than most heads can; see whether it reaches skull or scalp"

@@ -354,24 +354,25 @@ def _in_words(found: "Verification | RunVerification") -> list[str]:
     if isinstance(found, RunVerification):
         volumes = f" in each of {found.volumes} volumes"
         measures = [
-            f"outside  {_range(found.outside_equal, '.1%')} of the voxels equal, "
-            f"correlation of the mean volumes {_number(found.mean_correlation)}",
-            f"face     {_range(found.face_equal, '.1%')} of the voxels equal, correlation "
-            f"{_range(found.face_correlation, '.2f')}, of fine detail {_range(found.face_detail, '.2f')}, "
-            f"surface of the mean volumes {_number(found.face_distance_mm, ' mm')} away (median)",
+            f"outside  equal voxels: {_range(found.outside_equal, '.1%')}, "
+            f"correlation of the mean volumes: {_number(found.mean_correlation)}",
+            f"face     equal voxels: {_range(found.face_equal, '.1%')}, correlation: "
+            f"{_range(found.face_correlation, '.2f')}, of fine detail: {_range(found.face_detail, '.2f')}, "
+            f"median distance of the mean volumes' surfaces: {_number(found.face_distance_mm, ' mm')}",
         ]
     else:
         measures = [
-            f"outside  {_share(found.outside_equal)} of the voxels equal, "
-            f"correlation {_number(found.outside_correlation)}",
-            f"face     {_share(found.face_equal)} of the voxels equal, correlation {_number(found.face_correlation)}, "
-            f"of fine detail {_number(found.face_detail)}, "
-            f"surface {_number(found.face_distance_mm, ' mm')} away (median)",
+            f"outside  equal voxels: {_share(found.outside_equal)}, correlation: {_number(found.outside_correlation)}",
+            f"face     equal voxels: {_share(found.face_equal)}, correlation: {_number(found.face_correlation)}, "
+            f"of fine detail: {_number(found.face_detail)}, "
+            f"median distance of the surfaces: {_number(found.face_distance_mm, ' mm')}",
         ]
-    differing = "another grid" if found.protected_differing is None else f"{found.protected_differing:,} differ"
+    differing = "not compared: the result has another grid"
+    if found.protected_differing is not None:
+        differing = f"{found.protected_differing:,} differ from the original"
     header = [name for name, same in found.header.items() if not same]
     return [
-        f"brain    {found.protected_voxels:,} voxels{volumes}, {differing} from the original",
+        f"brain    {found.protected_voxels:,} voxels{volumes}, {differing}",
         f"header   {', '.join(header)} differ" if header else f"header   {', '.join(found.header)}: equal",
         *measures,
         "verified" if found.ok else f"NOT verified: {'; '.join(found.failures)}",
@@ -380,11 +381,11 @@ def _in_words(found: "Verification | RunVerification") -> list[str]:
 
 def _range(values: tuple[float | None, ...], form: str) -> str:
     known = [v for v in values if v is not None]
-    return f"{min(known):{form}} to {max(known):{form}}" if known else "not measured: how much"
+    return f"{min(known):{form}} to {max(known):{form}}" if known else "not measured"
 
 
 def _share(value: float | None) -> str:
-    return "not measured: how much" if value is None else f"{value:.1%}"
+    return "not measured" if value is None else f"{value:.1%}"
 
 
 def _number(value: float | None, unit: str = "") -> str:

@@ -89,6 +89,7 @@ def bids(
     if sys.platform == "win32":  # which lacks the locks that tell the living from the dead
         raise SettingsError("cpmae bids does not run on Windows, use Linux, macOS or the Windows Subsystem for Linux")
     from cpmae.bids import app
+    from cpmae.bids.dataset import LEFT_OUT
     from cpmae.bids.key import read_key
     from cpmae.bids.plan import Settings
     from cpmae.io.bids import choose, find
@@ -126,6 +127,8 @@ def bids(
     failed = counts["failed"] + counts["crashed"]
     before = f", {counts['skipped']} were done before" if counts["skipped"] else ""
     typer.echo(f"{output_dir}: {counts['done']} scans done{before}, {failed} failed")
+    if others := len((output_dir / LEFT_OUT).read_text("utf-8").splitlines()) - 1:
+        typer.echo(f"{output_dir / LEFT_OUT}: {others} lines on what else is in {bids_dir} and not in the results")
     if pictures:
         typer.echo(f"{pictures / 'index.html'}: look at every scan; keep this folder as private as the scans")
     if failed:

@@ -302,10 +302,10 @@ def _check_pose(pose: canonical.Pose, allow_unusual: bool, region: str, extracto
             f"{pose.stray_ml:.0f} ml of the brain mask lie where no brain reaches (at most {MAX_STRAY_ML:.0f} ml)"
         )
     if found and (region == "face" or not allow_unusual):
-        look = "look at the mask, and at the orientation in the header"
+        look = "look at the mask, at the orientation in the header, and whether the scan holds a whole brain"
         if extractor:
             look = f"{extractor.split()[0]} may be wrong here: give --brain-mask or another --brain-extractor; {look}"
-        allow = "and allow it (--allow-unusual-mask) if both are right"
+        allow = "and allow it (--allow-unusual-mask) if all are right"
         if region == "face":
             allow = "or replace all around the brain (--region nonbrain): where the face is cannot be told from it"
         raise BrainMaskError(f"{'; '.join(found)}; {look}, {allow}")

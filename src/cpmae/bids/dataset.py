@@ -23,7 +23,8 @@ from cpmae.io.bids import IMAGES, Dataset, Scan
 from cpmae.io.together import write_together
 
 TEMPORARY = ".cpmae-run-"  # folders of runs, see batch.lease
-_IGNORED = (f"{FOLDER}*/", "failures.tsv", "left_out.tsv", "summary.tsv")
+LEFT_OUT = "left_out.tsv"
+_IGNORED = (f"{FOLDER}*/", "failures.tsv", LEFT_OUT, "summary.tsv")
 _DESCRIPTION = (
     *("Name", "BIDSVersion", "HEDVersion", "License", "Authors", "Acknowledgements", "HowToAcknowledge", "Funding"),
     *("EthicsApprovals", "ReferencesAndLinks", "Keywords"),
@@ -126,7 +127,7 @@ def finish(dataset: Dataset, scans: Sequence[Scan], target: Path, settings: Sett
     names = {str(scan.path) for scan in dataset.scans}
     failed = [r for r in Records(target).all() if r["state"] != "done" and r["name"] in names]
     _remove_empty(target, {str(scan.path) for scan in scans} & {record["name"] for record in failed})
-    texts = {"left_out.tsv": _table(("path", "files", "reason"), left_out(dataset, settings.placement))}
+    texts = {LEFT_OUT: _table(("path", "files", "reason"), left_out(dataset, settings.placement))}
     if settings.placement == "raw":
         texts |= _participants(dataset, target, settings.keep_columns, settings.options.clean_metadata)
     if failed:

@@ -117,6 +117,7 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
     found: dict[str, list[Instance]] = {}
     left: list[Left] = []
     seen: dict[str, str] = {}
+    copies: dict[tuple[Path, Path], list[tuple[str, str]]] = {}  # by their folder and that of the first copies
     for path in _files(folder):
         name = str(path.relative_to(folder))
         try:
@@ -136,9 +137,12 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
         else:
             twin = seen.setdefault(str(header.get("SOPInstanceUID", name)), name)
             if twin != name:
-                left.append(Left(name, 1, f"a second copy of {twin} (SOPInstanceUID)"))
+                copies.setdefault((Path(name).parent, Path(twin).parent), []).append((name, twin))
             else:
                 found.setdefault(str(header.SeriesInstanceUID), []).append(Instance(path, header))
+    for (name, twin), *more in copies.values():
+        others = f", and {len(more)} more of these folders" if more else ""
+        left.append(Left(name, 1 + len(more), f"a second copy of {twin} (SOPInstanceUID){others}"))
     if not found and not left:
         raise ScanError(f"{folder} holds no files, give a folder of DICOM files")
     if not found and all("is no DICOM file" in item.reason for item in left):
