@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cpmae import canonical, depth
+from cpmae import canonical, depth, faces
 from cpmae.generate import generate_field
 from cpmae.models import checkpoint
 from cpmae.models.field import GRID_SHAPE, dense, warp_volume
 from cpmae.models.head import HeadModel
-from cpmae.training import anatomy, faces, synth
+from cpmae.training import anatomy, synth
 from cpmae.training.data import brain_unit
 
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from cpmae import canonical, steps
-from cpmae.generate import generate_field
+from cpmae import canonical, faces, steps
+from cpmae.generate import KNOWN_STEP, generate_field
 from cpmae.io import nifti
-from cpmae.models.field import dense, warp_volume
+from cpmae.models import checkpoint
+from cpmae.models.field import GRID_SHAPE, dense, warp_volume
+from cpmae.models.head import HeadModel
 from cpmae.options import Options
 
 STEP = 2  # mm
@@ -18,18 +20,28 @@ SEEDS = (0, 1, 2)
 
 
 @pytest.fixture(scope="module")
-def faces() -> list[NDArray[np.float32]]:
-    """Of heads around the example's brain, canonical y of the skin seen from the front, mm, (X, Z) about the face."""
+def model() -> HeadModel:
+    return checkpoint.load()
+
+
+@pytest.fixture(scope="module")
+def brain() -> canonical.Conformed:
+    """The example's."""
     with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as path:
         volume = nifti.read(path).scaled()
-    found = steps.find(volume, None, Options(), "cpu", None)
-    brain = steps.look_at_brain(volume, found, "nonbrain").conformed
-    model = steps.load_model(None, "cpu")
+    return steps.look_at_brain(volume, steps.find(volume, None, Options(), "cpu", None), "nonbrain").conformed
+
+
+@pytest.fixture(scope="module")
+def fields(model: HeadModel, brain: canonical.Conformed) -> list[torch.Tensor]:
+    return [generate_field(model, brain, None, torch.Generator().manual_seed(seed)) for seed in SEEDS]
+
+
+@pytest.fixture(scope="module")
+def faces_seen(model: HeadModel, fields: list[torch.Tensor]) -> list[NDArray[np.float32]]:
+    """Canonical y of the skin seen from the front, mm, (X, Z) about the face."""
     solid = model.atlas.share()[None]
-    return [
-        depth_of(warp_volume(solid, dense(generate_field(model, brain, None, generator), canonical.MODEL_SHAPE))[0])
-        for generator in map(torch.Generator().manual_seed, SEEDS)
-    ]
+    return [depth_of(warp_volume(solid, dense(field, canonical.MODEL_SHAPE))[0]) for field in fields]
 
 
 def depth_of(solid: torch.Tensor) -> NDArray[np.float32]:
@@ -39,15 +51,39 @@ def depth_of(solid: torch.Tensor) -> NDArray[np.float32]:
     return np.where(seen.any(axis=1), depth, np.nan).astype(np.float32)
 
 
-def test_every_face_is_whole_and_has_a_nose(faces: list[NDArray[np.float32]]) -> None:
-    for depth in faces:
+def test_every_face_is_whole_and_has_a_nose(faces_seen: list[NDArray[np.float32]]) -> None:
+    for depth in faces_seen:
         assert np.isfinite(depth).mean() > 0.95
         middle, cheeks = np.nanmax(depth[21:29], axis=0), np.nanmedian(depth[[8, 9, 40, 41]], axis=0)
         assert 10 < np.nanmax(middle - cheeks) < 60
 
 
-def test_every_seed_draws_a_face_of_its_own(faces: list[NDArray[np.float32]]) -> None:
-    for number, one in enumerate(faces):
-        for other in faces[:number]:
+def test_every_seed_draws_a_face_of_its_own(faces_seen: list[NDArray[np.float32]]) -> None:
+    for number, one in enumerate(faces_seen):
+        for other in faces_seen[:number]:
             apart = one - other
             assert np.nanmean(np.abs(apart - np.nanmedian(apart))) > 0.8
+
+
+def test_no_face_lies_nearer_to_a_training_face_than_these_lie_to_each_other(
+    model: HeadModel, fields: list[torch.Tensor]
+) -> None:
+    known = model.known_faces.numpy()
+    assert known.shape[0] == 9 and np.isfinite(known).mean() > 0.95
+    for field in fields:
+        assert faces.nearest(field, model.atlas.share(), known) > faces.least_apart(known)
+
+
+def test_a_face_that_is_a_training_face_is_drawn_again(brain: canonical.Conformed, fields: list[torch.Tensor]) -> None:
+    model = checkpoint.load()
+    solid = model.atlas.share()
+    reliefs = []
+    for field in fields[:2]:
+        seen = warp_volume(solid[None], dense(field, GRID_SHAPE))[0][faces.FACE] > 0.5
+        reliefs.append(faces.relief(seen.numpy()))
+    known = faces.thinned(np.stack(reliefs), KNOWN_STEP)
+    assert faces.nearest(fields[0], solid, known) < 0.5
+    model.known_faces = torch.from_numpy(known)
+    again = generate_field(model, brain, None, torch.Generator().manual_seed(SEEDS[0]))
+    assert not torch.equal(again, fields[0])
+    assert faces.nearest(again, solid, known) > faces.least_apart(known)

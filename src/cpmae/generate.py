@@ -1,6 +1,6 @@
 """A new head around a brain: codes drawn, decoded to a field, and the atlas painted through it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpmae import faces
 from cpmae.canonical import MODEL_SHAPE, Conformed
 from cpmae.models.atlas import Atlas
 from cpmae.models.field import GRID_SHAPE, dense, pull, sampling_grid, warp_volume
@@ -24,13 +25,18 @@ from cpmae.sampling import sample
 
 INNER_TABLE_MM = 5.0  # of bone about every brain; chosen by deepbet's agreement between scans and results
 STEM_MM = 10  # of the brain stem that no bone covers
+KNOWN_STEP = 4  # voxels between the points of the model's known faces
+# distance of a face from the nearest known one, in units of how far the two of these that are most alike are from each
+# other: nobody's, and no caricature; and how many heads are drawn for it
+UNLIKE = (1.08, 1.8)
+MAX_DRAWS = 8
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
     """How codes are drawn; see `sampling.sample`."""
 
-    coarse_steps: int = 24
+    coarse_steps: int = 16
     fine_steps: int = 4
     coarse_temperature: float = 0.9
     fine_temperature: float = 0.3
@@ -53,7 +59,10 @@ def generate_field(
     generator: torch.Generator,
     settings: SamplingSettings | None = None,
 ) -> Tensor:
-    """Draw the shape of a head that fits a brain.
+    """Draw the shape of a head that fits a brain, and whose face is none that the model learnt from.
+
+    A head whose face is like a known one, or like nobody's, is drawn again; of `MAX_DRAWS` such heads the one is taken
+    that misses `UNLIKE` by least.
 
     Args:
         model: the trained model.
@@ -66,15 +75,37 @@ def generate_field(
     """
     condition = model.brain_condition(brain.data, brain.mask)
     settings = settings or SamplingSettings()
-    if kept is None:
-        return model.decode(*draw_codes(model, condition, no_codes(), generator, settings), brain.mask)
-    fitted = fit_atlas(model.atlas, paints_for(model, brain), kept, brain)
-    known = F.avg_pool3d(torch.from_numpy(kept.mask).float()[None, None], FINE // STEP_MM)[0, 0] == 1
-    codes = draw_codes(model, condition, visible_codes(model, fitted, known), generator, settings)
-    # up to 16 mm beside what is kept, and fading over as much, the new head is what was fitted, so that the two meet
-    near = F.max_pool3d(known.float()[None, None], 5, 1, 2)
-    share = F.avg_pool3d(F.pad(near, [2] * 6, mode="replicate"), 5, 1)[0, 0]
-    return torch.lerp(model.decode(*codes, brain.mask), fitted, share)
+    visible, fitted, share = no_codes(), torch.zeros(()), torch.zeros(())
+    if kept is not None:
+        fitted = fit_atlas(model.atlas, paints_for(model, brain), kept, brain)
+        known = F.avg_pool3d(torch.from_numpy(kept.mask).float()[None, None], FINE // STEP_MM)[0, 0] == 1
+        visible = visible_codes(model, fitted, known)
+        # up to 16 mm beside what is kept, and fading over as much, the new head is what was fitted, so that they meet
+        near = F.max_pool3d(known.float()[None, None], 5, 1, 2)
+        share = F.avg_pool3d(F.pad(near, [2] * 6, mode="replicate"), 5, 1)[0, 0]
+
+    def drawn() -> Tensor:
+        codes = draw_codes(model, condition, visible, generator, settings)
+        return torch.lerp(model.decode(*codes, brain.mask), fitted, share)
+
+    return _unlike(model, drawn)
+
+
+def _unlike(model: HeadModel, drawn: Callable[[], Tensor]) -> Tensor:
+    """The first of some fields whose face is as `UNLIKE` wants it, or else the one that misses it by least."""
+    known = model.known_faces.cpu().numpy()
+    if len(known) < 2:
+        return drawn()
+    solid = model.atlas.share()
+    least, most = (share * faces.least_apart(known) for share in UNLIKE)
+    fields: list[tuple[float, Tensor]] = []
+    while len(fields) < MAX_DRAWS:
+        field = drawn()
+        apart = faces.nearest(field, solid, known)
+        fields.append((max(least - apart, apart - most), field))
+        if fields[-1][0] <= 0:
+            break
+    return min(fields, key=lambda miss: miss[0])[1]
 
 
 def paint_head(

@@ -1,7 +1,11 @@
-"""Weight files: bf16 safetensors and a JSON of the same name beside them. Nothing is unpickled."""
+"""Weight files: bf16 safetensors and a JSON of the same name beside them. Nothing is unpickled.
+
+The atlas, which is mostly of one value, lies in them as zlib's bytes: half a MB for 12.
+"""
 
 import hashlib
 import json
+import zlib
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -9,13 +13,15 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from cpmae.errors import WeightsError
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.mae import MAEConfig
 from cpmae.models.vqvae import VQVAEConfig
 
-FORMAT = 4
+FORMAT = 5
+_PACKED = ("half_tissue", "half_solid")
 DEFAULT_NAME = "head.safetensors"
 
 
@@ -29,6 +35,7 @@ def save(model: HeadModel, path: Path, about: dict) -> None:
         name: tensor.detach().to("cpu", torch.bfloat16 if name in learned else tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()
     }
+    tensors |= {name: _packed(tensors[name]) for name in _PACKED}
     data = safetensors.torch.save(tensors)
     digest = hashlib.sha256(data).hexdigest()
     text = json.dumps({"format": FORMAT, "sha256": digest, "config": asdict(model.config), **about}, indent=1)
@@ -67,12 +74,28 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
         tensors = safetensors.torch.load(data)
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and replaced: leave the caller's generator
             model = HeadModel(config)
-        model.load_state_dict(tensors)
-    except (safetensors.SafetensorError, RuntimeError) as error:
+        shapes = model.state_dict()
+        model.load_state_dict(tensors | {name: _unpacked(tensors[name], shapes[name].shape) for name in _PACKED})
+    except (safetensors.SafetensorError, KeyError, ValueError, zlib.error, RuntimeError) as error:
         raise WeightsError(f"weights {path} do not fit their description: {error}") from error
     model.sha256, model.trained_on = about["sha256"], about.get("trained_on", "")
     model = model.float().eval().requires_grad_(False)
     return model.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def _packed(values: Tensor) -> Tensor:
+    """The compressed bytes of a uint8 tensor, (n,) uint8."""
+    return torch.frombuffer(bytearray(zlib.compress(values.numpy().tobytes(), 9)), dtype=torch.uint8)
+
+
+def _unpacked(packed: Tensor, shape: torch.Size) -> Tensor:
+    """The inverse of `_packed`.
+
+    Raises:
+        ValueError, zlib.error: for what is damaged or of another shape.
+    """
+    values = zlib.decompressobj().decompress(packed.numpy().tobytes(), shape.numel())  # and no more than that
+    return torch.frombuffer(bytearray(values), dtype=torch.uint8).view(shape)
 
 
 def read_about(path: Path) -> dict:
@@ -99,7 +122,8 @@ def read_about(path: Path) -> dict:
 
 def config_from(fields: dict) -> HeadConfig:
     """The inverse of `dataclasses.asdict`, from JSON, which has no tuples."""
-    return HeadConfig(VQVAEConfig(**_tuples(fields["vqvae"])), MAEConfig(**_tuples(fields["mae"])))
+    vqvae, mae = VQVAEConfig(**_tuples(fields["vqvae"])), MAEConfig(**_tuples(fields["mae"]))
+    return HeadConfig(vqvae, mae, tuple(fields["known_faces"]))
 
 
 def _tuples(config: dict) -> dict:

@@ -28,6 +28,7 @@ class HeadConfig:
 
     vqvae: VQVAEConfig = VQVAEConfig()
     mae: MAEConfig = MAEConfig()
+    known_faces: tuple[int, ...] = (0, 0, 0)  # shape of what no drawn face may be like
 
 
 class HeadModel(nn.Module):
@@ -35,6 +36,7 @@ class HeadModel(nn.Module):
 
     half_tissue: Tensor  # (X / 2, Y, Z) of GRID_SHAPE, uint8, of the atlas; the other half mirrors it
     half_solid: Tensor
+    known_faces: Tensor  # (N, X, Z) float32, mm: reliefs of the faces that shapes were learnt from, see `cpmae.faces`
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -49,6 +51,7 @@ class HeadModel(nn.Module):
         x, y, z = GRID_SHAPE
         for name in ("half_tissue", "half_solid"):
             self.register_buffer(name, torch.zeros(x // 2, y, z, dtype=torch.uint8))
+        self.register_buffer("known_faces", torch.zeros(config.known_faces))
         del self.brain.decoder, self.brain.from_code  # d1 serves training alone
 
     @property

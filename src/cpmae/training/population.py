@@ -19,12 +19,12 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpmae import canonical, depth
+from cpmae import canonical, faces
 from cpmae.errors import ScanError
-from cpmae.models.field import GRID_SHAPE, control_shape, dense, pull, sampling_grid, warp_volume
+from cpmae.models.field import GRID_SHAPE, control_shape, dense, warp_volume
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.registration import register
-from cpmae.training import anatomy, faces, groupwise, nose
+from cpmae.training import anatomy, groupwise, nose
 
 MAX_TRIES = 1000  # with the packaged weights' population one face in five is taken
 CUT_BENDING = 2e-2  # of fields of heads with half a face: stiff, for the half that is missing must not pull
@@ -103,22 +103,10 @@ class Population:
             )
             return cls(file["atlas"], mean, modes, list(file["sources"]), list(back), file["reliefs"])
 
-    def least_apart(self) -> float:
-        """How far the two registered heads whose faces are most alike are from each other, `depth.distance`."""
-        return min(depth.distance(a, b) for i, a in enumerate(self.reliefs) for b in self.reliefs[:i])
-
     def nearest_face(self, field: Tensor) -> float:
-        """How far the face of a head through `field` is from the nearest registered one or its mirror image, mm.
-
-        Every second row from left to right and from top to bottom is looked at.
-        """
-        x, y, z = GRID_SHAPE
-        face = tuple(slice(f.start // s, f.stop and f.stop // s) for f, s in zip(faces.FACE, (2, 1, 2), strict=True))
-        into = sampling_grid(dense(field, (x // 2, y, z // 2)))[(slice(None), *face)]
-        solid = pull(torch.from_numpy((self.atlas != TISSUES.index("air")).astype(np.float32))[None], into)[0] > 0.5
-        relief = faces.relief(solid.numpy())
-        known = self.reliefs.reshape(-1, relief.shape[0], 2, relief.shape[1], 2).mean(axis=(2, 4))
-        return min(depth.distance(relief, other) for other in [*known, *known[:, ::-1]])
+        """How far the face of a head through `field` is from the nearest registered one or its mirror image, mm."""
+        solid = torch.from_numpy((self.atlas != TISSUES.index("air")).astype(np.float32))
+        return faces.nearest(field, solid, faces.thinned(self.reliefs, 2))
 
 
 def build(
@@ -220,7 +208,7 @@ def draw(population: Population, rng: np.random.Generator, settings: DrawSetting
 
 def _nobodys_shape(population: Population, rng: np.random.Generator, s: DrawSettings) -> Tensor:
     """The first `_shape` whose face is as `DrawSettings.unlike` wants it."""
-    least, most = (share * population.least_apart() for share in s.unlike)
+    least, most = (share * faces.least_apart(population.reliefs) for share in s.unlike)
     for _ in range(MAX_TRIES):
         field = _shape(population, rng, s)
         if least <= population.nearest_face(field) <= most:

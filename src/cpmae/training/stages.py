@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from cpmae import faces
 from cpmae.errors import ScanError, SettingsError
+from cpmae.generate import KNOWN_STEP
 from cpmae.io.output import check_output, whole_file
 from cpmae.models import checkpoint
 from cpmae.models.atlas import Atlas
@@ -126,14 +128,16 @@ def train_vqvaes(
     torch.manual_seed(seed)
     drawn = (examples / POPULATION).exists()
     if drawn:
-        config, colours = HeadConfig(), None
-        atlas = Atlas.from_labels(population.Population.load(examples / POPULATION).atlas)
+        people = population.Population.load(examples / POPULATION)
+        known = torch.from_numpy(faces.thinned(people.reliefs, KNOWN_STEP))
+        config, colours = HeadConfig(known_faces=tuple(known.shape)), None
+        atlas = Atlas.from_labels(people.atlas)
         model = VQVAEs(config.vqvae)
         stream = partial(data.batches, examples)
     else:
         start = checkpoint.load(weights)
         begin(run, fabric.global_rank == 0, weights=start.sha256)
-        config, colours, atlas = start.config, start.palette.state_dict(), start.atlas
+        config, colours, atlas, known = start.config, start.palette.state_dict(), start.atlas, start.known_faces
         model = VQVAEs(config.vqvae)
         model.brain.load_state_dict(start.brain.state_dict(), strict=False)  # d1 is in no weight file
         model.non_brain.load_state_dict(start.non_brain.state_dict())
@@ -150,7 +154,7 @@ def train_vqvaes(
             colours = torch.load(target, weights_only=True)["palette"]
         elif colours is None:
             colours = palette.train_palette(*palette.simulate(examples, palette_scans, seed))[0].state_dict()
-        state = {"vqvae": average.state_dict(), "palette": colours, "atlas": torch.stack(atlas)}
+        state = {"vqvae": average.state_dict(), "palette": colours, "atlas": torch.stack(atlas), "known_faces": known}
         state |= {"config": asdict(config)} | ({} if drawn else {"trained_on": "scans"})
         torch.save(state, target.with_suffix(".partial"))
         target.with_suffix(".partial").replace(target)
@@ -233,4 +237,5 @@ def export(
     model.fine.load_state_dict(prior.fine.state_dict())
     model.palette.load_state_dict(state["palette"])
     model.set_atlas(Atlas(*state["atlas"]))
+    model.known_faces.copy_(state["known_faces"])
     checkpoint.save(model, out, about)
