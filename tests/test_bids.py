@@ -459,7 +459,7 @@ def test_heads_are_kept_in_no_output(raw: Path, derivative: Path) -> None:
     assert all(r["name"] == r["account"]["head_from"] for r in Records(derivative).all())  # without a secret
 
 
-@pytest.mark.parametrize("table", [b"name\nDoe\n", b"participant_id\tname\nsub-01\tJos\xe9\n"])
+@pytest.mark.parametrize("table", [b"name\nDoe\n", b"participant_id\tname\nsub-01\tJos\xe9\n", b"participant_id\n01\n"])
 def test_a_list_of_people_that_cannot_be_used_is_refused_before_the_work(
     source: tuple, tmp_path: Path, table: bytes
 ) -> None:

@@ -260,8 +260,13 @@ def _people(dataset: Dataset) -> tuple[str, dict[str, Any]]:
         return "", {}
     except (OSError, UnicodeDecodeError) as error:
         raise ScanError(f"participants.tsv cannot be read ({error}), store it as UTF-8") from error
-    if "participant_id" not in text.partition("\n")[0].rstrip("\r").split("\t"):
+    header, *rows = (line.rstrip("\r").split("\t") for line in text.split("\n"))
+    if "participant_id" not in header:
         raise ScanError("participants.tsv has no column participant_id, correct it")
+    place = header.index("participant_id")
+    people = [row[place] for row in rows if len(row) > place and row[place]]
+    if people and not any(person.startswith("sub-") for person in people):
+        raise ScanError("participants.tsv names nobody as sub-..., as BIDS and the folders do, correct participant_id")
     return text, _load(dataset.root / "participants.json")
 
 
