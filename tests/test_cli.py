@@ -386,6 +386,26 @@ def test_files_appear_all_or_none(tmp_path: Path, error: BaseException) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"] and (tmp_path / "a").read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_what_another_run_wrote_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def other(path: Path) -> None:
+        path.write_bytes(b"mine")
+        (tmp_path / "b").write_bytes(b"another's")
+
+    def none(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    if not links:
+        monkeypatch.setattr(os, "link", none)
+    with pytest.raises(OutputError, match="b cannot be written"):
+        write_together(
+            [(tmp_path / "a", lambda path: path.write_bytes(b"mine")), (tmp_path / "b", other)], overwrite=False
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ["b"] and (tmp_path / "b").read_bytes() == b"another's"
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with scan.nii, mask.nii and plain.nii, the result of seed 1 without further options."""

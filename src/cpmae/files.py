@@ -61,7 +61,7 @@ def deidentify_file(
         sidecar: if `input` has a JSON sidecar beside it, write one beside `output`, cleaned as the header is.
         overwrite: replace outputs that exist.
         progress: called with the name of each stage.
-        beside: further files to write with the result; they replace what is there.
+        beside: further files to write with the result.
         staging: a folder on the outputs' file system for what is not complete yet, but for the picture; beside the
             outputs if None.
 
@@ -103,7 +103,7 @@ def deidentify_file(
         files.append((save_replaced_mask, lambda path: nifti.write(path, replaced)))
     if fields is not None:
         files.append((sidecar_of(output), lambda path: path.write_text(dumped(fields), "utf-8")))
-    write_together([*files, *beside, *forms.writers(output, marked, made)], staging, late)
+    write_together([*files, *beside, *forms.writers(output, marked, made)], staging, late, overwrite=overwrite)
     return result
 
 

@@ -1,5 +1,6 @@
 """Several files that appear all or not at all."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -47,6 +48,8 @@ def write_together(
     files: Sequence[tuple[Path, Writer]],
     staging: Path | None = None,
     late: Sequence[tuple[Path, Writer]] = (),
+    *,
+    overwrite: bool = True,
 ) -> None:
     """Call each writer with a name in a private folder; when all have ended well, move all in place.
 
@@ -54,7 +57,8 @@ def write_together(
     those of `late` files always do.
 
     A full disk, an error or an interrupt while anything is written leaves no file at all. The moves come last, in the
-    given order: put the file whose presence says that all went well at the end. An existing target is replaced.
+    given order: put the file whose presence says that all went well at the end. An existing target is replaced, or, if
+    `overwrite` is False, an error, as where another run has written it meanwhile.
     `late` files follow from the others: they are written after them and moved before them.
 
     Raises:
@@ -68,9 +72,27 @@ def write_together(
                 place = Path(folder) / target.name
                 write(place)
                 staged.append((place, target))
-        for place, target in [*staged[len(files) :], *staged[: len(files)]]:
-            with _errors_named(target):
-                os.replace(place, target)
+        with ExitStack() as undo:
+            for place, target in [*staged[len(files) :], *staged[: len(files)]]:
+                with _errors_named(target):
+                    if overwrite:
+                        os.replace(place, target)
+                    else:
+                        _put_new(place, target)
+                        undo.callback(target.unlink)
+            undo.pop_all()
+
+
+def _put_new(place: Path, target: Path) -> None:
+    """Give a file its name, if nothing has it."""
+    try:
+        os.link(place, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links; what remains is a moment
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        os.replace(place, target)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from cpmae.io.together import write_together
 PAGE = "index.html"
 _STYLE = """
 body { margin: 0; background: #0c0c0e; color: #c8c8c8; font: 14px/1.5 system-ui, sans-serif; }
-figure { margin: 0 0 1.5em; } figcaption { padding: .2em 1em; } img { display: block; width: 100%; }
+p { margin: 1em; } figure { margin: 0 0 1.5em; } figcaption { padding: .2em 1em; } img { display: block; width: 100%; }
 .doubt { color: #ffb000; }
 """
 
