@@ -27,9 +27,9 @@ import json, sys, time
 from cpmae import deidentify
 from cpmae.io.nifti import read, write
 seconds = []
-for _ in range(2):
+for seed in range(6):  # some seeds draw more than one head until a face is nobody's
     start = time.perf_counter()
-    write(sys.argv[2], deidentify(read(sys.argv[1]), seed=1).image, overwrite=True)
+    write(sys.argv[2], deidentify(read(sys.argv[1]), seed=seed).image, overwrite=True)
     seconds.append(time.perf_counter() - start)
 print(json.dumps(seconds))
 """
@@ -121,12 +121,12 @@ def run_process(arguments: list[str]) -> tuple[float, float]:
 
 
 def time_further_head(scan: Path, folder: Path) -> float:
-    """Seconds of the second of two heads in one process, file to file."""
+    """Seconds a head in a process that has done one, file to file; the mean of five."""
     arguments = [sys.executable, "-c", FURTHER_HEAD, str(scan), str(folder / "further.nii.gz")]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"two heads in one process failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])[1]
+    return statistics.mean(json.loads(done.stdout.splitlines()[-1])[1:])
 
 
 def measure_agreement(scan: Path, tools: dict[str, Measured], segmenter: Path | None) -> None:
