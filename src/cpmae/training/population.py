@@ -26,7 +26,7 @@ from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.registration import register
 from cpmae.training import anatomy, groupwise, nose
 
-MAX_TRIES = 1000  # with the packaged weights' population one face in five is taken
+MAX_TRIES = 1000  # with the packaged weights' population one face in four is taken
 CUT_BENDING = 2e-2  # of fields of heads with half a face: stiff, for the half that is missing must not pull
 
 
