@@ -15,7 +15,7 @@ from cpmae.io.mask import mask_scan
 from cpmae.io.run import NiftiRun, RunMean
 from cpmae.io.sidecar import dumped, sidecar_of
 from cpmae.io.sidecar import read as read_sidecar
-from cpmae.io.together import Writer, check_outputs, write_together
+from cpmae.io.together import Writer, check_outputs, text_writer, write_together
 from cpmae.options import Options
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def deidentify_file(
         replaced = mask_scan(grid, ~result.protected).marked("voxels that were replaced")
         files.append((save_replaced_mask, lambda path: nifti.write(path, replaced)))
     if fields is not None:
-        files.append((sidecar_of(output), lambda path: path.write_text(dumped(fields), "utf-8")))
+        files.append((sidecar_of(output), text_writer(dumped(fields))))
     write_together([*files, *beside, *forms.writers(output, marked, made)], staging, late, overwrite=overwrite)
     return result
 

@@ -20,7 +20,7 @@ from cpmae.batch.records import FOLDER, Records
 from cpmae.bids.plan import Placement, Settings
 from cpmae.errors import OutputError, ScanError
 from cpmae.io.bids import IMAGES, Dataset, Scan
-from cpmae.io.together import write_together
+from cpmae.io.together import text_writer, write_together
 
 TEMPORARY = ".cpmae-run-"  # folders of runs, see batch.lease
 LEFT_OUT = "left_out.tsv"
@@ -295,8 +295,4 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def _put(folder: Path, texts: Mapping[str, str], staging: Path) -> None:
     """Write texts that differ from what is there; each appears at once and whole."""
     changed = {n: t for n, t in texts.items() if not (folder / n).is_file() or (folder / n).read_text("utf-8") != t}
-    write_together([(folder / name, _writer(text)) for name, text in changed.items()], staging)
-
-
-def _writer(text: str) -> Any:
-    return lambda path: path.write_text(text, "utf-8")
+    write_together([(folder / name, text_writer(text)) for name, text in changed.items()], staging)

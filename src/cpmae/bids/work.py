@@ -19,7 +19,7 @@ from cpmae.bids.plan import Task
 from cpmae.errors import BrainMaskError, ScanError
 from cpmae.files import deidentify_file, draw_head
 from cpmae.io import bids, forms, sidecar
-from cpmae.io.together import Writer
+from cpmae.io.together import Writer, text_writer
 from cpmae.volume import Volume
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _texts(task: Task) -> list[tuple[Path, Writer]]:
         texts[output] = text
         if described:
             texts[_json_of(output)] = sidecar.dumped(described)
-    return [(task.target / path, _writer(text)) for path, text in texts.items()]
+    return [(task.target / path, text_writer(text)) for path, text in texts.items()]
 
 
 def _sidecar(task: Task) -> str:
@@ -235,7 +235,3 @@ def _numbers(text: str, path: PurePosixPath) -> str:
 
 def _json_of(path: PurePosixPath) -> PurePosixPath:
     return path.with_name(path.name.split(".")[0] + ".json")
-
-
-def _writer(text: str) -> Writer:
-    return lambda path: path.write_text(text, "utf-8")

@@ -13,6 +13,11 @@ from cpmae.io.output import SUFFIXES, check_output
 Writer = Callable[[Path], object]
 
 
+def text_writer(text: str) -> Writer:
+    """What `write_together` needs to write a text, in UTF-8."""
+    return lambda path: path.write_text(text, "utf-8")
+
+
 def check_outputs(
     inputs: Sequence[Path],
     scans: Sequence[Path],

@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from cpmae.io.together import write_together
+from cpmae.io.together import text_writer, write_together
 
 PAGE = "index.html"
 _STYLE = """
@@ -35,4 +35,4 @@ def write_page(folder: Path, scans: Sequence[tuple[PurePosixPath, Sequence[str]]
             f'<img loading="lazy" src="{name}" alt="{name}"></figure>'
         )
     text = f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(parts) + "\n</body></html>\n"
-    write_together([(folder / PAGE, lambda path: path.write_text(text, "utf-8"))])
+    write_together([(folder / PAGE, text_writer(text))])
