@@ -81,12 +81,12 @@ def check_pictures(dataset: Dataset, target: Path, pictures: Path) -> None:
     """Make the folder of the pictures, which show the original faces: never among what is shared.
 
     Raises:
-        OutputError: if it lies in the output or among the scans, or may not be written to.
+        OutputError: if it lies in one of the two data sets, or may not be written to.
     """
-    place, source = pictures.resolve(), dataset.root.resolve()
+    place = pictures.resolve()
     if place.is_relative_to(target.resolve()):
         raise OutputError(f"{pictures} lies in the output, and pictures show the original faces; choose another folder")
-    if place == source or place.is_relative_to(source) and place.relative_to(source).parts[0] != "derivatives":
+    if place.is_relative_to(dataset.root.resolve()):
         raise OutputError(f"{pictures} lies in the input data set, choose another folder for the pictures")
     try:
         pictures.mkdir(parents=True, exist_ok=True)
