@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cpmae import canonical
-from cpmae.generate import SamplingSettings, draw_codes, no_codes
+from cpmae.draws import Draws, SamplingSettings, no_codes
 from cpmae.models import checkpoint
 from cpmae.models.precision import fast_autocast
 
@@ -29,12 +29,16 @@ def main() -> None:
     image = np.where(mask, 1 + 0.2 * np.sin(x / 5), 0).astype(np.float32)
     settings = SamplingSettings()
     condition = model.brain_condition(image, mask)
-    codes = draw_codes(model, condition, no_codes(), torch.Generator().manual_seed(0), settings)
+    draws, nothing = Draws(model, condition, torch.Generator().manual_seed(0), settings), no_codes()
+
+    def codes_drawn() -> tuple[torch.Tensor, torch.Tensor]:
+        coarse = draws.coarse(nothing.coarse, nothing.coarse_removed, settings.coarse_steps)
+        return coarse, draws.fine(nothing, coarse)
+
+    codes = codes_drawn()
     parts: dict[str, Callable[[], object]] = {
         "e1": lambda: model.brain_condition(image, mask),
-        "masked autoencoder": lambda: draw_codes(
-            model, condition, no_codes(), torch.Generator().manual_seed(0), settings
-        ),
+        "masked autoencoder": codes_drawn,
         "d2": lambda: model.decode(*codes, mask),
     }
     plain = plain_convolution()

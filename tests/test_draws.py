@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from cpmae import canonical, faces, steps
-from cpmae.generate import KNOWN_STEP, generate_field
+from cpmae.draws import KNOWN_STEP
+from cpmae.generate import generate_field
 from cpmae.io import nifti
 from cpmae.models import checkpoint
 from cpmae.models.field import GRID_SHAPE, dense, warp_volume
@@ -63,6 +65,21 @@ def test_every_seed_draws_a_face_of_its_own(faces_seen: list[NDArray[np.float32]
         for other in faces_seen[:number]:
             apart = one - other
             assert np.nanmean(np.abs(apart - np.nanmedian(apart))) > 0.8
+
+
+def test_heads_about_one_brain_differ_in_thickness_and_none_is_thin(
+    model: HeadModel, brain: canonical.Conformed, fields: list[torch.Tensor]
+) -> None:
+    above = int(canonical.GRID_ORIGIN[2] / STEP) + 10
+    from_brain = ndimage.distance_transform_edt(~brain.mask, sampling=STEP)[:, :, above:]
+    solid, medians = model.atlas.share()[None], []
+    for field in fields:
+        inside = (warp_volume(solid, dense(field, canonical.MODEL_SHAPE))[0] > 0.5).numpy()[:, :, above:]
+        surface = inside & ~ndimage.binary_erosion(inside, border_value=1)
+        thickness = from_brain[surface & (from_brain > 0)]
+        assert np.percentile(thickness, 1) > 3
+        medians.append(np.median(thickness))
+    assert np.ptp(medians) > 0.5
 
 
 def test_no_face_lies_nearer_to_a_training_face_than_these_lie_to_each_other(

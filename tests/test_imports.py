@@ -19,7 +19,7 @@ LEVELS = [
     {"compare"},
     {
         *{"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose"},
-        *{"faces"},
+        *{"faces", "draws", "thicken"},
         *{"metadata", "metadata_dicom", "metadata_json", "metadata_tsv", "shared_mask", "detail", "brightness"},
     },
     {"models"},

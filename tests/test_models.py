@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from cpmae import canonical
+from cpmae.draws import Draws, SamplingSettings, VisibleCodes, no_codes
 from cpmae.errors import DeviceError, WeightsError
-from cpmae.generate import SamplingSettings, VisibleCodes, beside_brain, draw_codes, no_codes
+from cpmae.generate import beside_brain
 from cpmae.models import checkpoint
 from cpmae.models.atlas import Atlas
 from cpmae.models.head import HeadConfig, HeadModel
@@ -160,7 +161,9 @@ def test_sampled_codes_keep_the_visible_ones(model: HeadModel) -> None:
     removed[:, 2], fine_removed[:, 4:] = True, True
     visible = VisibleCodes(coarse, fine, removed, fine_removed)
     settings = SamplingSettings(coarse_steps=3, fine_steps=2)
-    found = draw_codes(model, condition, visible, torch.Generator().manual_seed(0), settings)
+    draws = Draws(model, condition, torch.Generator().manual_seed(0), settings)
+    drawn = draws.coarse(coarse, removed, settings.coarse_steps)
+    found = drawn, draws.fine(visible, drawn)
     assert (found[0][~removed] == 5).all() and (found[1][~fine_removed] == 9).all()
     assert (found[0][removed] != 5).any() and (found[1][fine_removed] != 9).any()
     assert found[0].max() < model.coarse.mask_id and found[1].max() < model.fine.mask_id

@@ -16,7 +16,7 @@ from scipy import ndimage, optimize
 from torch.nn import functional as F
 
 from cpmae.errors import BrainMaskError
-from cpmae.models.field import GRID_SHAPE
+from cpmae.models.field import GRID_SHAPE, control_shape
 from cpmae.models.vqvae import STEP_MM
 from cpmae.volume import Volume, quantiles, voxel_sizes, zero_point
 
@@ -192,6 +192,15 @@ def grid_affine(step: int) -> NDArray[np.float64]:
     larger = np.diag([step, step, step, 1.0])
     larger[:3, 3] = (step - 1) / 2
     return GRID_AFFINE @ larger
+
+
+def control_points() -> torch.Tensor:
+    """Canonical mm of the control points of fields, (3, *control_shape()) float32."""
+    axes = [
+        (torch.arange(n, dtype=torch.float32) + 0.5) * (length / n) - 0.5 - origin
+        for n, length, origin in zip(control_shape(), GRID_SHAPE, GRID_ORIGIN, strict=True)
+    ]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
 def _resample(

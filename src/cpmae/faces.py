@@ -51,8 +51,13 @@ def nearest(field: Tensor, solid: Tensor, known: NDArray[np.float32]) -> float:
         known: (N, X / n, Z / n), reliefs `thinned` by n, which is a multiple of `_SEEN`.
     """
     x, y, z = GRID_SHAPE
-    face = tuple(slice(f.start // s, f.stop and f.stop // s) for f, s in zip(FACE, (_SEEN, 1, _SEEN), strict=True))
-    into = sampling_grid(dense(field, (x // _SEEN, y, z // _SEEN)))[(slice(None), *face)]
+    shape, (of_x, of_y, of_z) = (x // _SEEN, y, z // _SEEN), FACE
+    face = (_every(of_x, _SEEN), of_y, _every(of_z, _SEEN))
+    into = sampling_grid(dense(field, shape, face), shape, face)
     found = relief((pull(solid[None], into)[0] > 0.5).numpy())
     found = thinned(found, len(found) // known.shape[1])
     return min(depth.distance(found, other) for other in [*known, *known[:, ::-1]])
+
+
+def _every(voxels: slice, step: int) -> slice:
+    return slice(voxels.start // step, voxels.stop // step)

@@ -1,7 +1,6 @@
 """A new head around a brain: codes drawn, decoded to a field, and the atlas painted through it."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -10,46 +9,20 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpmae import faces
 from cpmae.canonical import MODEL_SHAPE, Conformed
+from cpmae.draws import Draws, SamplingSettings, no_codes, visible_codes
 from cpmae.models.atlas import Atlas
 from cpmae.models.field import GRID_SHAPE, dense, pull, sampling_grid, warp_volume
 from cpmae.models.head import HeadModel
-from cpmae.models.mae import known_coarse
 from cpmae.models.paint import paint_atlas, shares, texture
 from cpmae.models.palette import brain_depth, brain_profile
-from cpmae.models.tissue import PAINTS, TISSUES
-from cpmae.models.vqvae import COARSE, FINE, STEP_MM, code_shape
+from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
+from cpmae.models.vqvae import FINE, STEP_MM
 from cpmae.registration import fit_atlas
-from cpmae.sampling import sample
+from cpmae.thicken import random_thickness, thickened
 
 INNER_TABLE_MM = 5.0  # of bone about every brain; chosen by deepbet's agreement between scans and results
 STEM_MM = 10  # of the brain stem that no bone covers
-KNOWN_STEP = 4  # voxels between the points of the model's known faces
-# distance of a face from the nearest known one, in units of how far the two of these that are most alike are from each
-# other: nobody's, and no caricature; and how many heads are drawn for it
-UNLIKE = (1.08, 1.8)
-MAX_DRAWS = 8
-
-
-@dataclass(frozen=True)
-class SamplingSettings:
-    """How codes are drawn; see `sampling.sample`."""
-
-    coarse_steps: int = 16
-    fine_steps: int = 4
-    coarse_temperature: float = 0.9
-    fine_temperature: float = 0.3
-
-
-@dataclass(frozen=True)
-class VisibleCodes:
-    """Codes that are known beforehand, as where the cranium is kept; True in a `removed` grid is to be drawn."""
-
-    coarse: Tensor  # (X/32, Y/32, Z/32) int64
-    fine: Tensor  # (X/8, Y/8, Z/8) int64
-    coarse_removed: Tensor  # bool
-    fine_removed: Tensor  # bool
 
 
 def generate_field(
@@ -73,39 +46,20 @@ def generate_field(
     Returns:
         (3, *control_shape()) float32, mm: the field into the model's atlas; see `models.field`.
     """
-    condition = model.brain_condition(brain.data, brain.mask)
     settings = settings or SamplingSettings()
-    visible, fitted, share = no_codes(), torch.zeros(()), torch.zeros(())
-    if kept is not None:
-        fitted = fit_atlas(model.atlas, paints_for(model, brain), kept, brain)
-        known = F.avg_pool3d(torch.from_numpy(kept.mask).float()[None, None], FINE // STEP_MM)[0, 0] == 1
-        visible = visible_codes(model, fitted, known)
-        # up to 16 mm beside what is kept, and fading over as much, the new head is what was fitted, so that they meet
-        near = F.max_pool3d(known.float()[None, None], 5, 1, 2)
-        share = F.avg_pool3d(F.pad(near, [2] * 6, mode="replicate"), 5, 1)[0, 0]
-
-    def drawn() -> Tensor:
-        codes = draw_codes(model, condition, visible, generator, settings)
-        return torch.lerp(model.decode(*codes, brain.mask), fitted, share)
-
-    return _unlike(model, drawn)
-
-
-def _unlike(model: HeadModel, drawn: Callable[[], Tensor]) -> Tensor:
-    """The first of some fields whose face is as `UNLIKE` wants it, or else the one that misses it by least."""
-    known = model.known_faces.cpu().numpy()
-    if len(known) < 2:
-        return drawn()
-    solid = model.atlas.share()
-    least, most = (share * faces.least_apart(known) for share in UNLIKE)
-    fields: list[tuple[float, Tensor]] = []
-    while len(fields) < MAX_DRAWS:
-        field = drawn()
-        apart = faces.nearest(field, solid, known)
-        fields.append((max(least - apart, apart - most), field))
-        if fields[-1][0] <= 0:
-            break
-    return min(fields, key=lambda miss: miss[0])[1]
+    draws = Draws(model, model.brain_condition(brain.data, brain.mask), generator, settings)
+    if kept is None:
+        thickness = random_thickness(generator)
+        return draws.nobody(
+            no_codes(), lambda coarse, fine: thickened(model.decode(coarse, fine, brain.mask), thickness)
+        )
+    fitted = fit_atlas(model.atlas, paints_for(model, brain), kept, brain)
+    known = F.avg_pool3d(torch.from_numpy(kept.mask).float()[None, None], FINE // STEP_MM)[0, 0] == 1
+    # up to 16 mm beside what is kept, and fading over as much, the new head is what was fitted, so that they meet
+    near = F.max_pool3d(known.float()[None, None], 5, 1, 2)
+    share = F.avg_pool3d(F.pad(near, [2] * 6, mode="replicate"), 5, 1)[0, 0]
+    visible = visible_codes(model, fitted, known)
+    return draws.nobody(visible, lambda coarse, fine: torch.lerp(model.decode(coarse, fine, brain.mask), fitted, share))
 
 
 def paint_head(
@@ -122,7 +76,7 @@ def paint_head(
     Returns:
         GRID_SHAPE float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere.
     """
-    atlas = model.atlas
+    atlas = _without_brain(model.atlas)
     painted = paint_atlas(atlas, paints, *texture(atlas.tissue, generator))
     head = warp_volume(painted[None], dense(field, GRID_SHAPE))[0]
     return head.lerp_(paints[PAINTS.index("bone")], beside_brain(mask, skin_of(atlas, field), GRID_SHAPE))
@@ -140,10 +94,23 @@ def paint_shares(
         for each of `PAINTS`, (X / step, Y / step, Z / step) float32.
     """
     x, y, z = (n // step for n in GRID_SHAPE)
-    atlas, into = model.atlas, sampling_grid(dense(field, (x, y, z)))
+    atlas, into = _without_brain(model.atlas), sampling_grid(dense(field, (x, y, z)))
     beside = beside_brain(mask, skin_of(atlas, field), (x, y, z))
     for name, share in zip(PAINTS, shares(atlas, *texture(atlas.tissue, generator, step)), strict=True):
         yield pull(share[None], into)[0].lerp_(torch.tensor(float(name == "bone")), beside)
+
+
+def _without_brain(atlas: Atlas) -> Atlas:
+    """Bone where the atlas has a brain and the CSF about it.
+
+    A head may be larger than its brain, and CSF between the two, bright in T2w, would be taken for brain; that of the
+    sulci lies in the brain mask. The lowest part, about the brain stem, stays open.
+    """
+    where = ndimage.find_objects((atlas.tissue == BRAIN).numpy().view(np.uint8))[0]
+    tissue = atlas.tissue.clone()
+    above = tissue[:, :, where[2].start + 2 * STEM_MM :]
+    above[(above == BRAIN) | (above == TISSUES.index("csf"))] = TISSUES.index("bone")
+    return atlas._replace(tissue=tissue)
 
 
 def skin_of(atlas: Atlas, field: Tensor) -> Tensor:
@@ -178,44 +145,3 @@ def paints_for(model: HeadModel, brain: Conformed) -> Tensor:
     """The colours that go with a brain's contrast, (len(PAINTS),) float32 on the CPU."""
     depth = brain_depth(brain.mask, [STEP_MM] * 3)
     return model.paints(brain_profile(brain.data[brain.mask], depth))
-
-
-def draw_codes(
-    model: HeadModel, condition: Tensor, visible: VisibleCodes, generator: torch.Generator, settings: SamplingSettings
-) -> tuple[Tensor, Tensor]:
-    """Coarse codes (X/32, ...) and fine ones (X/8, ...), int64, around the brain of `condition`."""
-    coarse = sample(
-        lambda codes, where: model.coarse_logits(codes, where, condition),
-        visible.coarse,
-        visible.coarse_removed,
-        mask_id=model.coarse.mask_id,
-        num_steps=settings.coarse_steps,
-        temperature=settings.coarse_temperature,
-        generator=generator,
-    )
-    fine = sample(
-        lambda codes, where: model.fine_logits(codes, where, coarse, condition),
-        visible.fine,
-        visible.fine_removed,
-        mask_id=model.fine.mask_id,
-        num_steps=settings.fine_steps,
-        temperature=settings.fine_temperature,
-        generator=generator,
-    )
-    return coarse, fine
-
-
-def no_codes() -> VisibleCodes:
-    """Nothing is known: every code is to be drawn."""
-    coarse = torch.zeros(code_shape(COARSE), dtype=torch.int64)
-    fine = torch.zeros(code_shape(FINE), dtype=torch.int64)
-    return VisibleCodes(
-        coarse, fine, torch.ones_like(coarse, dtype=torch.bool), torch.ones_like(fine, dtype=torch.bool)
-    )
-
-
-def visible_codes(model: HeadModel, field: Tensor, known: Tensor) -> VisibleCodes:
-    """Codes of a field where it is `known` (X/8, ...) bool; blocks next to unknown ones are to be drawn as well."""
-    coarse, fine = model.encode_field(field, known)
-    beside = F.max_pool3d((~known).float()[None, None], 3, 1, 1)[0, 0] > 0
-    return VisibleCodes(coarse, fine, ~known_coarse(known[None])[0], beside)

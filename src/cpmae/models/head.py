@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cpmae.errors import DeviceError
 from cpmae.models.atlas import Atlas
-from cpmae.models.field import GRID_SHAPE
+from cpmae.models.field import GRID_SHAPE, control_shape
 from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig
 from cpmae.models.palette import Palette
 from cpmae.models.precision import fast_autocast
@@ -100,12 +100,18 @@ class HeadModel(nn.Module):
         return codes.coarse_codes[0].cpu(), codes.fine_codes[0].cpu()
 
     @torch.inference_mode()
-    def decode(self, coarse: Tensor, fine: Tensor, mask: NDArray[np.bool_]) -> Tensor:
-        """d2: codes and the brain mask to the field into the atlas, (3, *control_shape()) float32 on the CPU, mm."""
+    def decode(self, coarse: Tensor, fine: Tensor | None, mask: NDArray[np.bool_]) -> Tensor:
+        """d2: codes and the brain mask to the field into the atlas, (3, *control_shape()) float32 on the CPU, mm.
+
+        Without fine codes their mean stands in: the head as far as coarse codes say how it is shaped.
+        """
+        quantizer = self.non_brain.fine_quantizer
         with self._running():
             field = self.non_brain.decode(
                 self.non_brain.coarse_quantizer.codes_to_vectors(coarse[None].to(self.device)),
-                self.non_brain.fine_quantizer.codes_to_vectors(fine[None].to(self.device)),
+                torch.zeros(1, len(quantizer.levels), *control_shape(), device=self.device)
+                if fine is None
+                else quantizer.codes_to_vectors(fine[None].to(self.device)),
                 self._volume(mask),
             )
         return field[0].cpu()

@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
 from cpmae import canonical, faces
 from cpmae.errors import ScanError
-from cpmae.models.field import GRID_SHAPE, control_shape, dense, warp_volume
+from cpmae.models.field import GRID_SHAPE, dense, smooth_noise, warp_volume
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.registration import register
 from cpmae.training import anatomy, groupwise, nose
@@ -199,7 +198,7 @@ def draw(population: Population, rng: np.random.Generator, settings: DrawSetting
         np.exp(rng.normal(0, s.scale, 3))
     )
     shift = torch.tensor(rng.normal(0, s.translation_mm, 3), dtype=torch.float32)[:, None, None, None]
-    points = _points()
+    points = canonical.control_points()
     moved = torch.einsum("ij,jxyz->ixyz", torch.tensor(linear - np.eye(3), dtype=torch.float32), points) + shift
     field = field + moved
     tight = max(rng.normal(s.tight, s.tight_sd), 0.0)
@@ -225,8 +224,8 @@ def _shape(population: Population, rng: np.random.Generator, s: DrawSettings) ->
     cranium, face = rng.uniform(-(3**0.5), 3**0.5, (2, count)).astype(np.float32)  # of unit variance
     face = s.face_spread * (s.face_tie * cranium + (1 - s.face_tie**2) ** 0.5 * face)
     cranium *= s.spread
-    bent = smooth_noise(rng, s.bend_sigma_mm)
-    share = face_share(_points())
+    bent = smooth_noise(rng.standard_normal, 3, s.bend_sigma_mm)
+    share = face_share(canonical.control_points())
     shape = torch.zeros_like(population.mean)
     for numbers, bend_mm, where in ((cranium, s.bend_mm, 1 - share), (face, s.face_bend_mm, share)):
         mixed = torch.einsum("k,kcxyz->cxyz", torch.from_numpy(numbers), population.modes)
@@ -234,30 +233,10 @@ def _shape(population: Population, rng: np.random.Generator, s: DrawSettings) ->
     return population.mean + torch.lerp((shape + _mirrored(shape)) / 2, shape, s.asymmetry)
 
 
-def smooth_noise(rng: np.random.Generator, sigma_mm: float) -> Tensor:
-    """(3, *control_shape()) field of unit standard deviation: white noise after a Gaussian of `sigma_mm`."""
-    spacing = [length / n for n, length in zip(control_shape(), GRID_SHAPE, strict=True)]
-    sigma = [sigma_mm / mm for mm in spacing]
-    around = [int(3 * s) + 1 for s in sigma]  # so that the edges are as the rest is
-    white = rng.standard_normal((3, *(n + 2 * more for n, more in zip(control_shape(), around, strict=True))))
-    inner = tuple(slice(more, -more) for more in around)
-    smooth = ndimage.gaussian_filter(white, (0, *sigma), mode="wrap")[(slice(None), *inner)]
-    return torch.from_numpy((smooth / smooth.std()).astype(np.float32))
-
-
 def face_share(points: Tensor) -> Tensor:
     """0 in the brain and behind it, 1 in the face: before the ears and below the brow; (3, X, Y, Z) mm to (X, Y, Z)."""
     depth = points[1] * 0.8 - points[2] * 0.6  # mm along the direction that a face looks, a little downward
     return torch.sigmoid((depth - 58) / 8) * torch.sigmoid((points[1] + 5) / 8)
-
-
-def _points() -> Tensor:
-    """Canonical mm of the control points, (3, *control_shape())."""
-    axes = [
-        (torch.arange(n, dtype=torch.float32) + 0.5) * (length / n) - 0.5 - origin
-        for n, length, origin in zip(control_shape(), GRID_SHAPE, canonical.GRID_ORIGIN, strict=True)
-    ]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
 
 def _mirrored(field: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from cpmae import faces
+from cpmae.draws import KNOWN_STEP
 from cpmae.errors import ScanError, SettingsError
-from cpmae.generate import KNOWN_STEP
 from cpmae.io.output import check_output, whole_file
 from cpmae.models import checkpoint
 from cpmae.models.atlas import Atlas
