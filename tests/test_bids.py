@@ -661,7 +661,7 @@ def test_the_real_way_keeps_brains_exact_and_takes_a_mask_over(tmp_path: Path) -
     arguments = ["--subject-key", tmp_path / "key", "--placement", "raw", "--device", "cpu"]
     arguments += ["--pictures", tmp_path / "look"]
     code, output = cpmae("bids", root, out, "participant", *arguments)
-    assert code == 0 and "2 scans done, 0 failed" in output
+    assert code == 0 and "2 scans done, 0 failed" in output and "a head of its own" not in output
     assert shown(tmp_path / "look") == {"index.html", "sub-1/anat/sub-1_T1w.png", "sub-1/anat/sub-1_FLAIR.png"}
     assert (tmp_path / "look/sub-1/anat/sub-1_T1w.png").read_bytes().startswith(b"\x89PNG")
     assert list(out.rglob("*.png")) == []
@@ -713,7 +713,7 @@ def test_the_real_way_takes_no_mask_over_that_does_not_fit(tmp_path: Path) -> No
         image.header.set_sform(grid, 1)
         image.to_filename(root / f"sub-1/anat/sub-1_{name}.nii")
     code, output = cpmae("bids", root, out, "participant", "--placement", "raw", "--device", "cpu")
-    assert code == 0, output
+    assert code == 0 and "each in a head of its own: 1; --subject-key" in output, output
     account = Records(out).read("sub-1/anat/sub-1_FLAIR.nii")["account"]  # type: ignore[index]
     assert account["brain_mask_from"] == "deepbet"
     assert any("sub-1_T1w.nii: the brain mask of another scan does not fit" in w for w in account["warnings"])

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -129,6 +130,9 @@ def bids(
     typer.echo(f"{output_dir}: {counts['done']} scans done{before}, {failed} failed")
     if others := len((output_dir / LEFT_OUT).read_text("utf-8").splitlines()) - 1:
         typer.echo(f"{output_dir / LEFT_OUT}: {others} lines on what else is in {bids_dir} and not in the results")
+    many = Counter(scan.name.entities["sub"] for scan in dataset.scans)
+    if not subject_key and (several := sum(count > 1 for count in many.values())):
+        typer.echo(f"people with several scans, each in a head of its own: {several}; --subject-key FILE gives them one")
     if pictures:
         typer.echo(f"{pictures / 'index.html'}: look at every scan; keep this folder as private as the scans")
     if failed:
