@@ -1,5 +1,6 @@
 """The phantom head as DICOM: classic series and enhanced multi-frame objects, made with plain pydicom."""
 
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,72 @@ def put(path: Path, data: Dataset) -> Path:
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
     data.save_as(path, enforce_file_format=True)
     return path
+
+
+def mosaic(
+    folder: Path,
+    volumes: Sequence[NDArray],
+    affine: NDArray[np.float64],
+    change: Callable[[Dataset, int], Any] = lambda data, k: None,
+    csa: bool = True,
+    bits: int = 12,
+    **values: Any,
+) -> list[Path]:
+    """A Siemens series with a file for each volume (X, Y, Z), its slices tiled; the axes are at right angles."""
+    series, paths = values.pop("SeriesInstanceUID", generate_uid()), []
+    (first, *_), cosines, spacing = planes(volumes[0].shape, affine)
+    lps = np.diag([-1, -1, 1]) @ affine[:3, :3]
+    thick = float(np.linalg.norm(lps[:, 2]))
+    for k, stored in enumerate(volumes):
+        columns, rows, count = stored.shape
+        side = int(np.ceil(np.sqrt(count)))
+        picture = np.full((side * rows, side * columns), 7, stored.dtype)  # where no slice is, something that has to go
+        for n in range(count):
+            row, column = n // side * rows, n % side * columns
+            picture[row : row + rows, column : column + columns] = stored[:, :, n].T
+        # as if the mosaic were one slice with the centre that the first tile has
+        corner = first - lps[:, :2] @ (np.array([columns, rows]) * (side - 1) / 2)
+        data = base(MRImageStorage, SeriesInstanceUID=series, Manufacturer="SIEMENS", SoftwareVersions="syngo MR E11")
+        data.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+        data.InstanceNumber, data.AcquisitionNumber = k + 1, k + 1
+        data.ImagePositionPatient, data.ImageOrientationPatient = [round(float(v), 8) for v in corner], cosines
+        data.PixelSpacing, data.SliceThickness, data.SpacingBetweenSlices = spacing, 0.8 * thick, thick
+        data.SeriesDescription, data.ProtocolName, data.SequenceName = "ep2d_diff", "ep2d_diff", "*ep_b1000#1"
+        data.ScanningSequence, data.SequenceVariant, data.ScanOptions = ["EP"], ["SK", "SP"], ""
+        data.MRAcquisitionType, data.EchoTime, data.RepetitionTime, data.EchoTrainLength = "2D", 80, 6600, 1
+        data.FlipAngle, data.MagneticFieldStrength, data.ImagedNucleus, data.PatientPosition = 90, 3, "1H", "HFS"
+        private = data.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+        private.add_new(0x09, "LO", "1.0 of Doe")
+        private.add_new(0x0A, "US", count)
+        private.add_new(0x0C, "IS", 1000)
+        private.add_new(0x0E, "FD", [0.6, 0.0, 0.8])
+        private.add_new(0x27, "FD", [360.0, 0.0, 480.0, 0.0, 0.0, 640.0])
+        if csa:
+            tags = {
+                "NumberOfImagesInMosaic": ("US", [str(count)]),
+                "SliceNormalVector": ("FD", [f"{v:.8f}" for v in lps[:, 2] / thick]),
+                "ImaCoilString": ("LO", ["Doe^Jane"]),
+                "B_value": ("IS", ["1000"]),
+                "DiffusionGradientDirection": ("FD", ["0.6", "0.0", "0.8"]),
+                "B_matrix": ("FD", ["360.0", "0.0", "480.0", "0.0", "0.0", "640.0"]),
+            }
+            private = data.private_block(0x0029, "SIEMENS CSA HEADER", create=True)
+            private.add_new(0x10, "OB", csa_header(tags))
+            private.add_new(0x20, "OB", csa_header({"MrPhoenixProtocol": ("UN", ["tPatientName = Doe^Jane"])}))
+        image(data, picture, bits)
+        for keyword, value in values.items():
+            setattr(data, keyword, value)
+        change(data, k)
+        paths.append(put(folder / f"im{k + 1:04d}", data))
+    return paths
+
+
+def csa_header(tags: dict[str, tuple[str, list[str]]]) -> bytes:
+    """Name to VR and values as Siemens' CSA2 header, with the empty items that scanners put behind the values."""
+    raw = b"SV10\4\3\2\1" + struct.pack("<2I", len(tags), 77)
+    for name, (vr, values) in tags.items():
+        items = [f"{value}\0".encode() for value in values] + [b""] * max(6 - len(values), 0)
+        raw += struct.pack("<64si4s3i", name.encode(), len(values), vr.encode(), 6, len(items), 77)
+        for item in items:
+            raw += struct.pack("<4i", len(item), len(item), 77, len(item)) + item + bytes(-len(item) % 4)
+    return raw

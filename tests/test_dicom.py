@@ -33,11 +33,7 @@ def one_series(folder: Path) -> dicom.Series:
 def read(folder: Path) -> tuple[list[Stack], list[str], dicom_scan.Pixels]:
     series = one_series(folder)
     stacks, warnings = stacks_of(frames_of(series), "the series")
-    pixels = {}
-    for n, instance in enumerate(series.instances):
-        planes = dicom_pixels.get_pixels(dicom.read_whole(instance.path), instance.path.name)
-        pixels |= {(n, i): plane for i, plane in enumerate(planes)}
-    return stacks, warnings, pixels
+    return stacks, warnings, dicom_scan.read_pixels(series)
 
 
 def in_world(stored: NDArray, affine: NDArray[np.float64], like: tuple[NDArray, NDArray[np.float64]]) -> NDArray:
@@ -345,7 +341,6 @@ def test_three_planes_are_no_volume_and_a_head_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]}, "a mosaic of slices"),
         ({"HighBit": 12}, "12 bits up to bit 12"),
         ({"BitsAllocated": 64}, "12 bits in cells of 64"),
         ({"LossyImageCompression": "01"}, "compressed with losses before"),
@@ -399,13 +394,15 @@ def test_phase_beside_magnitude_is_told_by_the_whole_object_too(tmp_path: Path) 
     assert [{frame.kinds[0] for frame in stack.frames} for stack in stacks] == [{"MAGNITUDE"}, {"PHASE"}]
 
 
-@pytest.mark.parametrize("kind", ["classic", "enhanced"])
+@pytest.mark.parametrize("kind", ["classic", "enhanced", "mosaic"])
 def test_damaged_files_raise_sentences_and_nothing_else(tmp_path: Path, kind: str) -> None:
     thin = STORED[::4, ::4, 20:29].copy()
     if kind == "classic":
         whole = dp.classic(tmp_path / "whole", thin[:, :, :1], AFFINE)[0].read_bytes()
-    else:
+    elif kind == "enhanced":
         whole = dp.enhanced(tmp_path / "whole" / "all.dcm", thin, AFFINE).read_bytes()
+    else:
+        whole = dp.mosaic(tmp_path / "whole", [thin], AFFINE)[0].read_bytes()
     rng, handled, refused = np.random.default_rng(7), 0, 0
     header = len(whole) - thin[:, :, 0].nbytes * (1 if kind == "classic" else 9)
     (tmp_path / "bad").mkdir()

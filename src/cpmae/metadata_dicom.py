@@ -23,6 +23,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
+from cpmae.io.dicom_mosaic import Mosaic
 from cpmae.options import Options
 
 TABLE = "dicomfields_2026c"
@@ -34,6 +35,7 @@ _CODES = {  # PS3.16, CID 7050
     "patient": ("113108", "Retain Patient Characteristics Option"),
     "device": ("113109", "Retain Device Identity Option"),
     "uids": ("113110", "Retain UIDs Option"),
+    "private": ("113111", "Retain Safe Private Option"),
 }
 _TEXT = frozenset(("AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"))
@@ -57,10 +59,11 @@ _PLAIN_TEXT = _tags(
     "DeidentificationMethod",
 )
 _SCHEMES = ("DCM", "SCT", "SRT", "SNM3", "UCUM", "LN", "RADLEX", "NCIt", "FMA", "UMLS", "NEU", "99SDM")
-# Terms of the standard that may be names, titles or test patients too. They are in everybody's files and tell nobody.
+# Terms of the standard and of Siemens that may be names, titles or test patients too. They are in everybody's files and
+# tell nobody.
 _TERMS = frozenset(
     "YES NO NONE OTHER MR HEAD BRAIN NECK SKULL 2D 3D T1 T2 SE IR GR EP RM SK SS SP MP PER RG CG PPG FC PFF PFP FS ND "
-    "ORIGINAL DERIVED PRIMARY MONOCHROME1 MONOCHROME2 00 01".split()
+    "ORIGINAL DERIVED PRIMARY MOSAIC MONOCHROME1 MONOCHROME2 00 01".split()
 ) | {term for term in python_encoding if term}
 # Pictures of the head, or room for one, and what is wrong once the pixels are others: windows too, since scanners set
 # them from the whole picture, face and all. Gone in any case.
@@ -176,21 +179,24 @@ def _table() -> tuple[dict[int, str], list[tuple[int, int, int, int]]]:
     return actions, groups
 
 
-def deidentify_header(whole: Dataset, identity: Identity, patient: str) -> None:
+def deidentify_header(whole: Dataset, identity: Identity, patient: str, mosaic: Mosaic | None = None) -> None:
     """Clean and mark the header of an MR image whose pixels outside the brain are new; in place.
 
     Args:
         whole: all of a file.
         identity: how, one for all files of a run.
         patient: what tells the patients of a run apart.
+        mosaic: what `read_mosaic` found in it; its private elements are put back, since nobody could unpack it without.
     """
     names = _names(whole) if identity.clean else set()
     _walk(whole, identity, patient, "uids" in identity.retain, names)
     if identity.clean:
         whole.PatientID = identity.patient_id(patient)
         whole.PatientName = f"Deidentified^{whole.PatientID}"
+    if mosaic:
+        mosaic.put(whole)
     _new_meta(whole)
-    _mark(whole, identity)
+    _mark(whole, identity, mosaic is not None)
 
 
 def _walk(data: Dataset, identity: Identity, patient: str, keep_uids: bool, names: set[str], depth: int = 0) -> None:
@@ -374,7 +380,7 @@ def _new_meta(whole: Dataset) -> None:
     whole.preamble = bytes(128)
 
 
-def _mark(whole: Dataset, identity: Identity) -> None:
+def _mark(whole: Dataset, identity: Identity, safe_private: bool) -> None:
     """Say what was done, as PS3.15 wants it."""
     whole.ImageType = ["DERIVED", *_image_type(whole)[1:]]
     for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
@@ -391,6 +397,8 @@ def _mark(whole: Dataset, identity: Identity) -> None:
         f"{identity.tool}: {identity.replaced} replaced",  # a DICOM string of 64 characters at most
     ]
     options = ["visual", "basic", *(r for r in RETAIN if r in identity.retain)] if identity.clean else ["visual"]
+    if identity.clean and safe_private:
+        options.append("private")
     codes = list(whole.get("DeidentificationMethodCodeSequence") or [])
     for value, meaning in (_CODES[option] for option in options):
         if all(code.get("CodeValue") != value for code in codes):

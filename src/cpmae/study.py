@@ -23,6 +23,7 @@ from cpmae.brain import extract_brain
 from cpmae.errors import BrainMaskError, CpmaeError, OutputError, ScanError, with_notes
 from cpmae.io import dicom, dicom_pixels, dicom_scan, nifti
 from cpmae.io.dicom import Left, Series, t1w_score
+from cpmae.io.dicom_mosaic import read_mosaic
 from cpmae.io.dicom_volumes import Stack, frames_of, no_volume, stacks_of
 from cpmae.io.mask import mask_scan
 from cpmae.io.nifti import NiftiScan
@@ -331,10 +332,13 @@ def _write(run: _Run, series: Series, folder: Path, new: dict[tuple[int, int], N
     for n, instance in enumerate(series.instances):
         whole = dicom.read_whole(instance.path)
         frames = np.stack([new[n, i] for i in range(sum(1 for key in new if key[0] == n))])
+        mosaic = read_mosaic(whole, instance.path.name)
+        if mosaic:
+            frames = mosaic.join(frames)[None]
         path = folder / f"{n + 1:04d}.dcm"
         try:
             dicom_pixels.put_pixels(whole, frames)
-            deidentify_header(whole, run.identity, series.patient)
+            deidentify_header(whole, run.identity, series.patient, mosaic)
             whole.save_as(path, enforce_file_format=True)
         except OSError as error:
             raise OutputError(f"{path.name} cannot be written ({error.strerror or error}), free space") from error

@@ -59,7 +59,7 @@ _TAGS = [
     *("ModalityLUTSequence", "LossyImageCompression", "ScanningSequence", "MRAcquisitionType", "SliceThickness"),
     *("EchoTime", "EchoNumbers", "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue"),
     *("DiffusionGradientOrientation", "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime"),
-    "ComplexImageComponent",
+    *("ComplexImageComponent", "SpacingBetweenSlices"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 
@@ -171,13 +171,13 @@ def read_header(path: Path) -> Dataset:
     return _read(path, whole=False, specific_tags=_TAGS, stop_before_pixels=True)
 
 
-def read_whole(path: Path) -> Dataset:
-    """All of a file.
+def read_whole(path: Path, pixels: bool = True) -> Dataset:
+    """All of a file, or all but its pixels.
 
     Raises:
         ScanError: as `read_header`.
     """
-    return _read(path, whole=True)
+    return _read(path, whole=True, stop_before_pixels=not pixels)
 
 
 def _read(path: Path, whole: bool, **arguments: object) -> Dataset:

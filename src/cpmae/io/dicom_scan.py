@@ -12,21 +12,25 @@ from numpy.typing import NDArray
 
 from cpmae.io import dicom, dicom_pixels
 from cpmae.io.dicom import Series
+from cpmae.io.dicom_mosaic import read_mosaic
 from cpmae.io.dicom_volumes import Stack
 from cpmae.io.nifti import NiftiScan
 
-Pixels = Mapping[tuple[int, int], NDArray]  # (instance, frame) to stored integers, (rows, columns)
+Pixels = Mapping[tuple[int, int], NDArray]  # (instance, frame or tile) to stored integers, (rows, columns)
 
 
 def read_pixels(series: Series) -> dict[tuple[int, int], NDArray]:
     """The slices of a series as stored integers.
 
     Raises:
-        ScanError, MissingExtraError: as `dicom_pixels.get_pixels`.
+        ScanError, MissingExtraError: as `dicom_pixels.get_pixels` and `read_mosaic`.
     """
     found: dict[tuple[int, int], NDArray] = {}
     for n, instance in enumerate(series.instances):
-        planes = dicom_pixels.get_pixels(dicom.read_whole(instance.path), instance.path.name)
+        whole, name = dicom.read_whole(instance.path), instance.path.name
+        planes, mosaic = dicom_pixels.get_pixels(whole, name), read_mosaic(whole, name)
+        if mosaic:
+            planes = mosaic.split(planes)
         found |= {(n, i): plane for i, plane in enumerate(planes)}
     return found
 

@@ -4,8 +4,9 @@ Positions count and neither file names nor instance numbers. DICOM's world is LP
 affines here are RAS+; the signs change in `_affine` and nowhere else.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from cpmae.errors import ScanError
-from cpmae.io.dicom import ENHANCED, Series, image_type, number_of
+from cpmae.io.dicom import ENHANCED, Series, image_type, number_of, read_whole
+from cpmae.io.dicom_mosaic import read_mosaic
 from cpmae.io.dicom_pixels import check_storage, padding
 from cpmae.io.header import MIN_AXIS
 
@@ -30,13 +32,14 @@ class Frame:
     """One slice.
 
     Attributes:
-        instance, index: which instance of the series, and which frame of it.
+        instance, index: which instance of the series, and which frame of it, or tile of a mosaic.
         number: how messages call it.
         position, across, down: centre of the first voxel, and the steps to the next column and row, mm, LPS+.
         storage: rows, columns, bits and the like, which are one for all slices of a volume.
         slope, inter: stored * slope + inter gives the intensity.
         padding: stored integers that are no measurements, from ... to; None if there are none.
         kinds: what the slices of one volume have in common and those of the next have not: echo, b-value, ...
+        mosaic: the instance, if it is a mosaic, which is a volume of its own; None for other images.
     """
 
     instance: int
@@ -50,6 +53,7 @@ class Frame:
     inter: float
     padding: tuple[int, int] | None
     kinds: tuple[Any, ...]
+    mosaic: int | None = None
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -84,14 +88,15 @@ def frames_of(series: Series) -> list[Frame]:
     """Every slice of a series.
 
     Raises:
-        ScanError: if one says not where it lies, or how its voxels are stored cannot be handled.
+        ScanError: if one says not where it lies, or how its voxels are stored cannot be handled; as `read_mosaic`.
     """
     found = []
     for n, instance in enumerate(series.instances):
         header, name = instance.header, instance.path.name
         check_storage(header, name)
         if "MOSAIC" in image_type(header):
-            raise ScanError(f"{name} is a mosaic of slices in one picture, which is not taken; export single slices")
+            found += _tiles(instance.path, _frame(header, None, name, n, 0))
+            continue
         groups: list[Dataset | None] = [None]
         if header.SOPClassUID in ENHANCED:
             groups = list(header.get("PerFrameFunctionalGroupsSequence") or [])
@@ -103,6 +108,18 @@ def frames_of(series: Series) -> list[Frame]:
             raise ScanError(f"{name} holds {header.NumberOfFrames} frames in a class for one, export it as enhanced MR")
         found += [_frame(header, group, name, n, index) for index, group in enumerate(groups)]
     return found
+
+
+def _tiles(path: Path, whole: Frame) -> list[Frame]:
+    """The slices of a mosaic, from the frame that its header tells of."""
+    mosaic = read_mosaic(read_whole(path, pixels=False), path.name)
+    assert mosaic is not None
+    storage = (mosaic.rows, mosaic.columns, *whole.storage[2:])
+    positions = mosaic.positions(whole.position, whole.across, whole.down)
+    return [
+        replace(whole, index=k, position=position, storage=storage, mosaic=whole.instance)
+        for k, position in enumerate(positions)
+    ]
 
 
 def _frame(header: Dataset, group: Dataset | None, name: str, instance: int, index: int) -> Frame:
@@ -222,12 +239,13 @@ def no_volume(stacks: list[Stack], name: str) -> str | None:
 
 
 def _same_grid(frames: list[Frame]) -> list[list[Frame]]:
-    """Frames of one storage, direction and spacing each."""
+    """Frames of one storage, direction and spacing each; those of a mosaic by themselves."""
     groups: list[list[Frame]] = []
     for frame in frames:
         for group in groups:
             first = group[0]
-            if first.storage == frame.storage and all(
+            alike = first.mosaic == frame.mosaic and first.storage == frame.storage
+            if alike and all(
                 np.allclose(a, b, atol=SAME_DIRECTION)
                 for a, b in ((first.across, frame.across), (first.down, frame.down))
             ):
