@@ -18,8 +18,9 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from cpmae import brain, canonical
+from cpmae.batch import records
 from cpmae.errors import ScanError
-from cpmae.evaluation.work import Cache, file_digest
+from cpmae.evaluation.work import Cache
 from cpmae.io import nifti
 from cpmae.training import anatomy, synth
 from cpmae.volume import Volume, voxel_sizes
@@ -72,13 +73,13 @@ def prepare(label_maps: Path | None, folder: Path, seed: int) -> Recipe:
     cache = Cache(folder)
     if label_maps is None:
         with resources.as_file(resources.files("cpmae") / "weights" / EXAMPLE) as path:
-            sources = ((EXAMPLE, file_digest(path)),)
+            sources = ((EXAMPLE, records.sha256(path)),)
             if cache.load("example", sha256=sources[0][1]) is None:
                 cache.save(_example(path), "example", sha256=sources[0][1])
         return Recipe("example head", (cache.path("example", sha256=sources[0][1]),), seed, sources)
     heads, names = [], []
     for path in sorted(label_maps.glob("*.nii*")):
-        sha256 = file_digest(path)
+        sha256 = records.sha256(path)
         head = cache.load(path.name, sha256=sha256) or {"anatomy": synth.load_anatomy(path)}
         cache.save(head, path.name, sha256=sha256)
         if not (head["anatomy"] & anatomy.OUT_OF_VIEW).any():
