@@ -306,7 +306,12 @@ def test_a_model_is_loaded_once_and_again_when_its_file_changes(model: HeadModel
     first = steps.load_model(path, "cpu")
     assert steps.load_model(str(path), "cpu") is first and steps.load_model(first, "cpu") is first
     os.utime(path, (1, 1))
-    assert steps.load_model(path, "cpu") is not first
+    second = steps.load_model(path, "cpu")
+    assert second is not first
+    path.write_bytes(path.read_bytes() + b"0")
+    os.utime(path, (1, 1))  # within one tick of the clock
+    with pytest.raises(WeightsError, match="damaged"):
+        steps.load_model(path, "cpu")
     own = steps.load_model(None, "cpu")
     assert own is not first and steps.load_model(None, "cpu") is own
     with pytest.raises(WeightsError, match="absent"):

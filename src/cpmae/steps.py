@@ -210,11 +210,12 @@ def load_model(weights: "str | Path | HeadModel | None", device: str) -> HeadMod
     if isinstance(weights, HeadModel):
         return weights
     path = Path(weights) if weights else None
-    return _loaded(path, path.stat().st_mtime_ns if path and path.is_file() else None, device)
+    seen = path.stat() if path and path.is_file() else None
+    return _loaded(path, (seen.st_mtime_ns, seen.st_size) if seen else None, device)
 
 
 @lru_cache(maxsize=1)
-def _loaded(path: Path | None, changed: int | None, device: str) -> HeadModel:
+def _loaded(path: Path | None, changed: tuple[int, int] | None, device: str) -> HeadModel:
     return checkpoint.load(path, device)
 
 
