@@ -318,6 +318,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "file").write_bytes(b"kept")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "other.dcm").write_bytes(b"kept")
+    (tmp_path / "ours" / "study-01" / "series-001").mkdir(parents=True)
+    (tmp_path / "ours" / "study-01" / "series-001" / "0001.dcm").write_bytes(b"kept")
+    (tmp_path / "link").symlink_to(tmp_path / "ours" / "study-01")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.pdf").write_bytes(b"kept")
     return tmp_path
@@ -337,6 +340,9 @@ def folder(tmp_path: Path) -> Path:
         ("out", ("--picture", "p.jpg"), "p.jpg does not end in .png"),
         ("out", ("--save-brain-mask", "m.txt"), "m.txt does not end in .nii"),
         ("out", ("--brain-mask", "none.nii"), "none.nii does not exist"),
+        ("ours", ("--overwrite", "--picture", "ours/p.png"), "ours/p.png lies in the output ours, and a picture shows"),
+        ("ours", ("--overwrite", "--picture", "link/p.png"), "link/p.png lies in the output ours"),
+        ("ours", ("--overwrite", "--save-brain-mask", "ours/study-01/m.nii"), "m.nii lies in the output ours"),
     ],
 )
 def test_outputs_that_cannot_be(

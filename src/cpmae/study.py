@@ -132,6 +132,7 @@ def deidentify_study(
     """
     tell = progress or (lambda stage: None)
     _check_folders(input, output, overwrite)
+    _check_apart(output, picture, save_brain_mask)
     check_outputs(
         [p for p in (input, brain_mask) if p],
         [p for p in (save_brain_mask,) if p],
@@ -205,6 +206,13 @@ def _check_folders(input: Path, output: Path, overwrite: bool) -> None:
     foreign = [p for p in there if not _OURS.fullmatch(p.relative_to(output).as_posix())]
     if foreign:
         raise OutputError(f"{output} holds {foreign[0].name}, which is no result of this command; choose a new folder")
+
+
+def _check_apart(output: Path, picture: Path | None, save_brain_mask: Path | None) -> None:
+    """The folder of results is to be shared, and an old one is replaced with all that is in it."""
+    for path, why in ((picture, "a picture shows the original face"), (save_brain_mask, "it holds DICOM files alone")):
+        if path and path.parent.resolve().is_relative_to(output.resolve()):
+            raise OutputError(f"{path} lies in the output {output}, and {why}; choose a place outside of it")
 
 
 def _all_series(
