@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae import __version__
-from cpmae.brain import extract_brain
 from cpmae.errors import BrainMaskError, CpmaeError, OutputError, ScanError, with_notes
 from cpmae.io import dicom, dicom_pixels, dicom_scan, nifti
 from cpmae.io.dicom import Left, Series, t1w_score
@@ -302,7 +301,7 @@ def _volume(
     if mask is None and stack.holes:
         # the pipeline would find the brain too, and keep what is interpolated from around it
         device = run.options.device if run.options.device != "auto" else "cpu"
-        mask = extract_brain(scan.scaled(), run.options.brain_extractor, device)
+        mask, _ = steps.search_brain(scan.scaled(), run.options.brain_extractor, device)
     if mask is not None:
         scan, mask = dicom_scan.without_holes(scan, mask, stack)
     if head is None and drawn is None and not run.given_mask and t1w_score(series) < 2:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional as F
 
-from cpmae import brain, canonical
+from cpmae import brain, canonical, overlay
 from cpmae.batch import records
 from cpmae.errors import ScanError
 from cpmae.evaluation.work import Cache
@@ -218,7 +218,7 @@ def _warp(brain_share: NDArray[np.float32], edges: NDArray, rng: np.random.Gener
     axes = [torch.linspace(-h, h, n) for h, n in zip(half, nodes, strict=True)]
     mm = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     angles = np.deg2rad(rng.normal(0, bend.rotation_deg, 3))
-    turn = canonical.similarity(np.array([*angles, 0, 0, 0, 0]), np.zeros(3))[:3, :3]
+    turn = overlay.similarity(np.array([*angles, 0, 0, 0, 0]), np.zeros(3))[:3, :3]
     linear = torch.from_numpy(turn @ np.diag(np.exp(rng.normal(0, bend.scale, 3)))).float()
     moved = torch.einsum("ij,jxyz->ixyz", linear, mm)
     moved += torch.from_numpy(rng.normal(0, bend.translation_mm, 3)).float()[:, None, None, None]
