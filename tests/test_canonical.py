@@ -5,7 +5,7 @@ import phantom
 import pytest
 from scipy.spatial.transform import Rotation
 
-from cpmae import canonical
+from cpmae import canonical, overlay
 from cpmae.errors import BrainMaskError
 from cpmae.volume import Volume, quantiles
 
@@ -42,6 +42,27 @@ def test_align_follows_a_moved_head(degrees: tuple, shift_mm: tuple) -> None:
     # compare where the two put the corners of the head
     corners = np.array([[x, y, z, 1] for x in (-80, 80) for y in (-90, 90) for z in (-90, 70)]).T
     assert np.abs(found @ corners - move @ still @ corners).max() < 3.0
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [(180, 0, 0), (0, 180, 0), (0, 0, 180), (0, 90, 0), (0, 0, 90), (90, 90, 0), (195, 20, -10)],
+    ids=str,
+)
+def test_align_finds_a_head_that_lies_turned(degrees: tuple) -> None:
+    """And not its mirror image, nor the pose that is upside down or back to front."""
+    brain, affine = phantom.turned(phantom.head()[1], "RAS")
+    move = moved(degrees, (10, -20, 30))
+    pose = canonical.align(brain, move @ affine)
+    assert overlay.degrees_between(pose.matrix, move @ canonical.align(brain, affine).matrix) < 5
+    assert pose.rival < pose.overlap and not canonical.faults(pose)
+
+
+def test_of_a_turned_brain_that_is_cut_off_no_pose_is_taken_for_sure() -> None:
+    brain, affine = phantom.turned(phantom.head()[1], "RAS")
+    brain[:, :, 46:] = False  # a quarter
+    pose = canonical.align(brain, moved((0, 90, 0), (0, 0, 0)) @ affine)
+    assert any("which way cannot be told" in fault for fault in canonical.faults(pose))
 
 
 def test_align_does_not_depend_on_the_storage_orientation(orientation: str) -> None:

@@ -563,6 +563,12 @@ def test_a_sidecar_comes_along_cleaned_and_marked(base: Path, tmp_path: Path) ->
 
 BAD_SIDECARS: dict[str, tuple[bytes, str, tuple[str, ...], tuple[str, ...]]] = {
     "not JSON": (b"{", "out.nii", ("--overwrite",), ("scan.json is not JSON", "correct it")),
+    "nested": (
+        b'{"EchoTime": ' + b"[" * 500 + b"]" * 500 + b"}",
+        "out.nii",
+        ("--overwrite",),
+        ("scan.json nests", "more than 50 levels deep", "correct it"),
+    ),
     "no object": (b"[1]", "out.nii", ("--overwrite",), ("scan.json holds a list", "one JSON object")),
     "not UTF-8": (b"\xe9", "out.nii", ("--overwrite",), ("not UTF-8",)),
     "one is there": (b"{}", "out.nii", (), ("out.json exists already", "--overwrite")),

@@ -23,7 +23,7 @@ LEVELS = [
         *{"metadata", "metadata_dicom", "metadata_json", "metadata_tsv", "shared_mask", "detail", "brightness"},
     },
     {"models"},
-    {"volume", "errors", "options", "stopping", "depth", "tool"},
+    {"volume", "errors", "options", "stopping", "depth", "tool", "overlay"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 FILES = sorted(SOURCE.rglob("*.py"))

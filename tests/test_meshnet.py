@@ -179,6 +179,14 @@ def test_a_missing_model_is_named(tmp_path):
         load_meshnet(tmp_path)
 
 
+@pytest.mark.parametrize("text", [None, "{", "[1]", '{"labels": 3}', '{"labels": [1, 2]}'])
+def test_labels_without_names_are_refused_in_a_sentence(text, tmp_path):
+    if text:
+        (tmp_path / "colormap.json").write_text(text)
+    with pytest.raises(WeightsError, match="colormap.json"):
+        label_names(tmp_path)
+
+
 def test_a_truncated_weight_file_is_refused(tmp_path):
     write_model(tmp_path, [conv3d("a", np.ones((3, 3, 3, 1, 2)), np.zeros(2))])
     (tmp_path / "model.bin").write_bytes((tmp_path / "model.bin").read_bytes()[:-4])

@@ -118,6 +118,8 @@ def planted(enhanced: bool, tmp_path: Path) -> tuple[Dataset, Plants]:
     table.LUTDescriptor, table.LUTExplanation = [8, 0, 16], plants()
     table.add_new("LUTData", "OW", plants().encode().ljust(16))
     data.VOILUTSequence, data.VOILUTFunction = Sequence([table]), "LINEAR"
+    data.add_new("ICCProfile", "OB", plants().encode())
+    data.add_new((0x0028, 0x9990), "UN", plants().encode())
     data.add_new("SmallestImagePixelValue", "US", 3)
     data.add_new("LargestImagePixelValue", "US", 4095)
     return data, plants

@@ -19,6 +19,7 @@ from cpmae.io import header, nifti
 from cpmae.io.nifti import NiftiScan
 from cpmae.models import checkpoint
 from cpmae.models.head import HeadModel
+from cpmae.options import Options
 from cpmae.shared_mask import mask_on
 from cpmae.volume import Volume
 
@@ -236,7 +237,7 @@ def test_arguments_out_of_range(options: dict, error: type[Exception], says: str
 def test_a_leaking_mask_is_refused_or_warned_of(model: HeadModel) -> None:
     scan, leak = scan_of(), brain_of().copy()
     leak[10:46, 50:70, 12:30] = True  # both orbits and the root of the nose
-    assert canonical.align(leak, scan.affine).stray_ml > steps.MAX_STRAY_ML
+    assert canonical.align(leak, scan.affine).stray_ml > canonical.MAX_STRAY_ML
     with pytest.raises(BrainMaskError, match="no brain reaches"):
         run(scan, leak, model)
     assert any("no brain reaches" in w for w in run(scan, leak, model, allow_unusual_mask=True).warnings)
@@ -306,7 +307,12 @@ def test_a_model_is_loaded_once_and_again_when_its_file_changes(model: HeadModel
     first = steps.load_model(path, "cpu")
     assert steps.load_model(str(path), "cpu") is first and steps.load_model(first, "cpu") is first
     os.utime(path, (1, 1))
-    assert steps.load_model(path, "cpu") is not first
+    second = steps.load_model(path, "cpu")
+    assert second is not first
+    path.write_bytes(path.read_bytes() + b"0")
+    os.utime(path, (1, 1))  # within one tick of the clock
+    with pytest.raises(WeightsError, match="damaged"):
+        steps.load_model(path, "cpu")
     own = steps.load_model(None, "cpu")
     assert own is not first and steps.load_model(None, "cpu") is own
     with pytest.raises(WeightsError, match="absent"):
@@ -319,6 +325,28 @@ def test_a_flat_brain_is_refused(model: HeadModel) -> None:
         run(scan.with_stored(np.where(brain, 100, scan.stored).astype(np.int16)), brain, model)
 
 
+def test_the_brain_of_a_head_that_lies_turned_is_the_one_that_is_found_upright(example: Volume) -> None:
+    upside_down = Volume(example.data, np.diag([-1.0, 1.0, -1.0, 1.0]) @ example.affine)
+    mask, pose = steps.search_brain(upside_down, "deepbet")
+    assert not canonical.faults(pose)
+    expected = extract_brain(example)
+    assert np.array_equal(mask, expected) and not np.array_equal(extract_brain(upside_down), expected)
+
+
+def test_a_given_mask_of_a_turned_head_is_enough_where_it_is_whole() -> None:
+    data, brain = phantom.head()
+    options = Options(region="face")
+    upright = steps.find(Volume(data, phantom.ras_affine()), brain, options, "cpu", None)
+    turned = Volume(data, np.diag([-1.0, 1.0, -1.0, 1.0]) @ phantom.ras_affine())  # upside down
+    found = steps.find(turned, brain, options, "cpu", None)
+    assert np.mean(found.protected != upright.protected) < 0.01
+    assert any("not upright" in text for text in found.warnings) and not upright.warnings
+    brain[:, :, 46:] = False
+    on_its_side = np.array([[0, 0, 1, 0], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1.0]])
+    with pytest.raises(BrainMaskError, match="which way cannot be told"):
+        steps.find(Volume(data, on_its_side @ phantom.ras_affine()), brain, options, "cpu", None)
+
+
 LENT = {
     "its own": ("seen", (0, 0, 0), True, None),
     "a contrast in which white is dark": ("dark", (0, 0, 0), True, None),
@@ -329,12 +357,18 @@ LENT = {
 }
 
 
-@pytest.mark.parametrize("case", LENT)
-def test_a_mask_that_another_scan_lends_has_to_fit_the_image(case: str) -> None:
-    contrast, move, fits, says = LENT[case]
+@pytest.fixture(scope="module")
+def example() -> Volume:
+    """The packaged head at 2 mm."""
     with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as path:
         head = nifti.read(path)
-    stored, affine = np.asarray(head.stored)[::2, ::2, ::2].astype(np.float32), head.affine @ np.diag([2, 2, 2, 1])
+    return Volume(np.asarray(head.stored)[::2, ::2, ::2].astype(np.float32), head.affine @ np.diag([2, 2, 2, 1]))
+
+
+@pytest.mark.parametrize("case", LENT)
+def test_a_mask_that_another_scan_lends_has_to_fit_the_image(case: str, example: Volume) -> None:
+    contrast, move, fits, says = LENT[case]
+    stored, affine = example.data, example.affine
     brain = extract_brain(Volume(stored, affine))
     moved = affine.copy()
     moved[:3, 3] += move

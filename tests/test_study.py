@@ -291,12 +291,36 @@ def test_a_bad_instance_fails_its_series_and_nothing_is_written(folder: Path) ->
     assert contents(folder) == before
 
 
+def test_a_bad_instance_leaves_the_other_series_alone(tmp_path: Path) -> None:
+    """Cut off, or with a table of offsets whose length is wrong; the broken T1w would have gone first."""
+    cut = dp.classic(tmp_path / "in" / "a", STORED, AFFINE, SeriesNumber=1)[6]
+    cut.write_bytes(cut.read_bytes()[:-500])
+    odd = dp.classic(tmp_path / "in" / "b", STORED, AFFINE, SeriesNumber=2)[7]
+    data = pydicom.dcmread(odd)
+    data.compress(uid.RLELossless)
+    data.save_as(odd)
+    raw = odd.read_bytes()
+    table = raw.index(b"\xfe\xff\x00\xe0", raw.rindex(b"\xe0\x7f\x10\x00OB")) + 4
+    odd.write_bytes(raw[:table] + b"\x44\x33\x22\x51" + raw[table + 4 :])
+    more = {"SeriesDescription": "t2_tse", "EchoTime": 90.0, "SeriesNumber": 3}
+    good = dp.classic(tmp_path / "in" / "c", STORED, AFFINE, **more)
+    ran = run("deidentify", tmp_path / "in", tmp_path / "out", "--brain-mask", mask_file(tmp_path), "--json")
+    assert ran.exit_code == 1
+    failed = {item["name"]: item["reason"] for item in json.loads(ran.stdout)["failed"]}
+    assert [len(failed), len(instances(tmp_path / "out"))] == [2, len(good)]
+    for name, path in {"series 1 (t1_mprage)": cut, "series 2 (t1_mprage)": odd}.items():
+        assert path.name in failed[name] and "copy it again" in failed[name]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     dp.classic(tmp_path / "in", STORED[:, :, :12], AFFINE)
     (tmp_path / "file").write_bytes(b"kept")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "other.dcm").write_bytes(b"kept")
+    (tmp_path / "ours" / "study-01" / "series-001").mkdir(parents=True)
+    (tmp_path / "ours" / "study-01" / "series-001" / "0001.dcm").write_bytes(b"kept")
+    (tmp_path / "link").symlink_to(tmp_path / "ours" / "study-01")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.pdf").write_bytes(b"kept")
     return tmp_path
@@ -316,6 +340,9 @@ def folder(tmp_path: Path) -> Path:
         ("out", ("--picture", "p.jpg"), "p.jpg does not end in .png"),
         ("out", ("--save-brain-mask", "m.txt"), "m.txt does not end in .nii"),
         ("out", ("--brain-mask", "none.nii"), "none.nii does not exist"),
+        ("ours", ("--overwrite", "--picture", "ours/p.png"), "ours/p.png lies in the output ours, and a picture shows"),
+        ("ours", ("--overwrite", "--picture", "link/p.png"), "link/p.png lies in the output ours"),
+        ("ours", ("--overwrite", "--save-brain-mask", "ours/study-01/m.nii"), "m.nii lies in the output ours"),
     ],
 )
 def test_outputs_that_cannot_be(

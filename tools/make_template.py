@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cpmae import canonical
+from cpmae import canonical, overlay
 from cpmae.training.anatomy import brain_mask
 
 
@@ -41,7 +41,7 @@ def build_template(label_maps: list[Path], rounds: int = 4) -> NDArray[np.uint8]
             smooth, smooth_affine = canonical.smoothed(mask, affine)
             if number == 0:
                 centre = smooth_affine[:3, :3] @ np.array(ndimage.center_of_mass(smooth)) + smooth_affine[:3, 3]
-                pose = canonical.similarity(np.zeros(7), centre)
+                pose = overlay.similarity(np.zeros(7), centre)
             else:
                 pose = canonical.align(mask, affine, mean).matrix
             m = np.linalg.inv(smooth_affine) @ pose @ grid

@@ -5,19 +5,20 @@ template's size. Canonical grid: `GRID_SHAPE` voxels of 1 mm, voxel `GRID_ORIGIN
 the neck and some air.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage, optimize
+from scipy import ndimage
 from torch.nn import functional as F
 
 from cpmae.errors import BrainMaskError
 from cpmae.models.field import GRID_SHAPE, control_shape
 from cpmae.models.vqvae import STEP_MM
+from cpmae.overlay import Fit, Pair, degrees_between, right_angled_turns
 from cpmae.volume import Volume, quantiles, voxel_sizes, zero_point
 
 GRID_ORIGIN = (96, 102, 165)
@@ -30,7 +31,13 @@ TEMPLATE_STEP = 4  # mm between the points of the template
 _BRAIN_SHARE = 0.02  # of the template, above which some brain reaches there
 SMOOTHING_MM = 3.0  # of brain masks before they are compared
 SURE_OVERLAP = 0.93  # of a pose that needs no other start
-SCALE_RANGE = (0.75, 1.25)  # brain size relative to the template: infants' brains to the largest adults'
+MIN_OVERLAP = 0.75  # of a pose that a brain can have; label maps and scans of adults reach 0.9 to 0.97
+MAX_STRAY_ML = 15.0  # of the mask where no brain reaches; real masks have 3 to 6, with both orbits 16 and more
+# by which a turned head's pose has to be better than the next one: 0.06 to 0.10 of whole brains; of brains that are cut
+# off, which are told apart no more, 0.00 to 0.03
+MIN_LEAD = 0.04
+SAME_POSE_DEGREES = 10.0  # between fits that ended in one pose; what got stuck is farther off
+TURNED_DEGREES = 30.0  # between poses that are another one, and not a fit that got stuck on its way
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,13 @@ class Pose:
         matrix: (4, 4) float64, canonical mm to the scan's world mm: rotation, one scale, translation.
         overlap: Dice of the brain mask and the template brain in this pose, both smoothed, 0 to 1.
         stray_ml: volume of the mask that lies where no template brain reaches, in canonical ml.
+        rival: overlap of the next best pose, turned against this one, if the head is not upright; 0 if it is.
     """
 
     matrix: NDArray[np.float64]
     overlap: float
     stray_ml: float
+    rival: float = 0.0
 
 
 @cache
@@ -58,7 +67,8 @@ def template_brain() -> NDArray[np.float32]:
 def align(mask: NDArray[np.bool_], affine: NDArray[np.float64], template: NDArray[np.float32] | None = None) -> Pose:
     """Find the pose of a brain from its mask: least squares between the smoothed mask and the template brain.
 
-    Contrast plays no part, so every sequence of one person gets the same pose, up to differences of the mask.
+    Contrast plays no part, so every sequence of one person gets the same pose, up to differences of the mask. Where no
+    pose near upright is one that a brain can have, heads turned by right angles are tried too.
 
     Args:
         mask: (X, Y, Z) bool, True in the brain.
@@ -73,31 +83,51 @@ def align(mask: NDArray[np.bool_], affine: NDArray[np.float64], template: NDArra
     smooth, smooth_affine = smoothed(mask, affine)
     template = template_brain() if template is None else template
     points = _template_points(template)
-    target = template.ravel()[points.index]
-    # the brain masks of the training heads end at different heights of the brain stem, and so do extractors':
-    # a robust loss keeps such a difference from tilting the pose
-    world_to_voxel = np.linalg.inv(smooth_affine)
-    centre = smooth_affine[:3, :3] @ np.array(ndimage.center_of_mass(smooth)) + smooth_affine[:3, 3]
-
-    def sampled(parameters: NDArray[np.float64]) -> NDArray[np.float32]:
-        m = world_to_voxel @ similarity(parameters, centre)
-        return ndimage.map_coordinates(smooth, m[:3, :3] @ points.mm + m[:3, 3:], order=1, mode="constant")
-
-    def residuals(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (sampled(parameters) - target).astype(np.float64)
-
-    fits = []
+    pair = Pair.of(smooth, smooth_affine, points.mm, template.ravel()[points.index])
+    fits: list[Fit] = []
     for pitch in (0.0, -0.5, 0.5):  # radians; the nod is what varies most between scanners and patients
-        start = np.array([pitch, 0, 0, 0, 0, 0, 0])
-        fits.append(optimize.least_squares(residuals, start, loss="soft_l1", f_scale=0.3, x_scale=_STEP, max_nfev=25))
+        fits.append(pair.fit(np.eye(4), np.array([pitch, 0, 0, 0, 0, 0, 0])))
         best = min(fits, key=lambda fit: fit.cost)
-        found = sampled(best.x)
-        overlap = 2 * float(np.minimum(found, target).sum()) / float(found.sum() + target.sum())
-        if overlap > SURE_OVERLAP:
+        if best.overlap > SURE_OVERLAP:
             break
-    matrix = similarity(best.x, centre)
-    beside = float(found[target < _BRAIN_SHARE].sum()) * (2 * TEMPLATE_STEP) ** 3 / 1000
-    return Pose(matrix, overlap, beside + _far_ml(smooth, np.linalg.inv(matrix) @ smooth_affine, template))
+
+    def pose_of(fit: Fit) -> Pose:
+        beside = float(pair.sampled(fit.matrix)[pair.target < _BRAIN_SHARE].sum()) * (2 * TEMPLATE_STEP) ** 3 / 1000
+        return Pose(
+            fit.matrix, fit.overlap, beside + _far_ml(smooth, np.linalg.inv(fit.matrix) @ smooth_affine, template)
+        )
+
+    if not faults(pose := pose_of(best)) and np.array_equal(nearest_turn(pose), np.eye(4)):
+        return pose
+    # the head may lie turned by right angles, where a fit from upright can get stuck on its way
+    sparse = pair.thinned()
+    turned = sorted((sparse.fit(turn) for turn in right_angled_turns()), key=lambda fit: fit.cost)
+    found = pair.fit(turned[0].turn, turned[0].parameters)
+    if found.cost >= best.cost or degrees_between(best.matrix, found.matrix) < SAME_POSE_DEGREES:
+        return pose
+    others = [fit.overlap for fit in (best, *turned) if degrees_between(fit.matrix, found.matrix) > TURNED_DEGREES]
+    return replace(pose_of(found), rival=max(others))
+
+
+def faults(pose: Pose) -> list[str]:
+    """Why no brain has a pose, each a part of a sentence; empty for a pose that can be."""
+    found = []
+    if pose.overlap < MIN_OVERLAP:
+        share = f"overlap with a template {pose.overlap:.2f}, at least {MIN_OVERLAP}"
+        found.append(f"the brain mask has the shape of no brain ({share})")
+    if pose.stray_ml > MAX_STRAY_ML:
+        found.append(
+            f"{pose.stray_ml:.0f} ml of the brain mask lie where no brain reaches (at most {MAX_STRAY_ML:.0f} ml)"
+        )
+    if pose.rival > pose.overlap - MIN_LEAD:
+        overlaps = f"overlap with a template {pose.overlap:.2f} and {pose.rival:.2f}"
+        found.append(f"the head lies turned, and which way cannot be told from the brain mask ({overlaps})")
+    return found
+
+
+def nearest_turn(pose: Pose) -> NDArray[np.float64]:
+    """The rotation among `right_angled_turns` that brings upright heads nearest to a pose; of most poses none."""
+    return min(right_angled_turns(), key=lambda turn: degrees_between(turn, pose.matrix))
 
 
 def _far_ml(smooth: NDArray[np.float32], to_canonical: NDArray[np.float64], template: NDArray[np.float32]) -> float:
@@ -290,19 +320,3 @@ def _template_points(template: NDArray[np.float32]) -> _Points:
     index = np.flatnonzero(near.ravel())
     grid = np.array(np.unravel_index(index, template.shape), np.float64)
     return _Points(index, grid * TEMPLATE_STEP + np.array([[-o] for o in GRID_ORIGIN]))
-
-
-_STEP = np.array([0.1, 0.1, 0.1, 5, 5, 5, 0.05])  # what counts as a small change: radians, mm, log scale
-
-
-def similarity(parameters: NDArray[np.float64], centre: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(4, 4) matrix from rotations about x, y, z (radians), a move of the origin from `centre` (mm), log scale."""
-    rx, ry, rz = parameters[:3]
-    cx, cy, cz, sx, sy, sz = np.cos(rx), np.cos(ry), np.cos(rz), np.sin(rx), np.sin(ry), np.sin(rz)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.clip(np.exp(parameters[6]), *SCALE_RANGE) * (about_z @ about_y @ about_x)
-    matrix[:3, 3] = centre + parameters[3:6]
-    return matrix

@@ -254,7 +254,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check a result against its original: is the brain exact, and what of the rest survived? Exit code 0 or 1."""
-    from cpmae.brain import extract_brain, load_brain_mask
+    from cpmae.brain import load_brain_mask
     from cpmae.io import forms
     from cpmae.verify import verify_files
 
@@ -270,7 +270,9 @@ def verify(
         else:
             volume = first.mean()
             tell("finding the brain")
-            mask = extract_brain(volume, brain_extractor or "deepbet")
+            from cpmae.steps import search_brain  # and with it torch, which a mask that is given does without
+
+            mask, _ = search_brain(volume, brain_extractor or "deepbet")
         tell("comparing")
         found = verify_files(original, result, mask, volume)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(_in_words(found)))

@@ -145,7 +145,7 @@ def _queries(path: Path) -> dict[str, dict[str, object]]:
 
     try:
         found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"the filter file {path} cannot be read as JSON ({error}), correct it") from error
     if not isinstance(found, dict) or not all(isinstance(query, dict) for query in found.values()):
         raise SettingsError(f'the filter file {path} is not of the form {{"t1w": {{"suffix": "T1w"}}}}, correct it')

@@ -60,7 +60,7 @@ def _boxes(path: Path) -> dict[str, list[Any]]:
 
     try:
         found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"the file {path} of --doubtful cannot be read as JSON ({error}), correct it") from error
     if not isinstance(found, dict) or not all(isinstance(b, list) and all(map(is_box, b)) for b in found.values()):
         form = '{"01": [[[-40, 40], [86, 140], [-140, -46]]]}'

@@ -65,6 +65,12 @@ _TERMS = frozenset(
     "YES NO NONE OTHER MR HEAD BRAIN NECK SKULL 2D 3D T1 T2 SE IR GR EP RM SK SS SP MP PER RG CG PPG FC PFF PFP FS ND "
     "ORIGINAL DERIVED PRIMARY MOSAIC MONOCHROME1 MONOCHROME2 00 01".split()
 ) | {term for term in python_encoding if term}
+# Of the display. A profile of colours (ICCProfile), which has room for text, means nothing in grey images.
+_LOOKUP_TABLES = _tags(
+    *("LUTData", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData"),
+    *("BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData"),
+    *("SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData"),
+)
 # Pictures of the head, or room for one, and what is wrong once the pixels are others: windows too, since scanners set
 # them from the whole picture, face and all. Gone in any case.
 _PICTURES = _tags(
@@ -257,7 +263,7 @@ def _cleaned(data: Dataset, element: DataElement, identity: Identity, patient: s
     if element.VR in _TIMES:
         return False
     if element.VR in _BINARY:
-        return tag.group == 0x7FE0 or tag.group == 0x0028  # pixels; lookup tables of the display
+        return tag.group == 0x7FE0 or tag in _LOOKUP_TABLES
     if element.VR in _TEXT:
         if tag == _STACK:
             return _numbered(element, identity)

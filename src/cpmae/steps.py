@@ -24,11 +24,9 @@ from cpmae.options import Options
 from cpmae.region import protected_voxels
 from cpmae.volume import Volume, voxel_sizes, voxel_volume_ml
 
-MIN_OVERLAP = (
-    0.75  # Dice of a smoothed brain mask with the template brain; label maps and scans of adults reach 0.9 to 0.97
-)
 MAX_NOT_FINITE = 0.01  # of the brain
 MAX_LIKE_NEIGHBOURS = 0.7  # of the brain's voxels that equal the next one, as labels do; of 8-bit scans a tenth does
+MAX_TURNS = 3  # of a head that lies turned, until what is found is upright
 MAX_APART_MM = 15.0  # between the brains of two scans that share a head
 # how sums are split among threads changes their rounding, and so which codes are drawn: always the same number
 DRAWING_THREADS = 2
@@ -40,7 +38,6 @@ TRAINED_ON_SCANS = (
 # Dice of a mask that another scan lends with the brain that deepbet finds here. Of one head's scans 0.96 and more, half
 # a head 0.86; a mask 10 mm off has 0.87, 20 mm off 0.74 to 0.81, one on the neck 0.35 to 0.45
 MIN_AGREEMENT = 0.85
-MAX_STRAY_ML = 15.0  # of the mask where no brain reaches; real masks have 3 to 6, with both orbits 16 and more
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def save_head(path: Path, head: Head) -> None:
 def load_head(path: Path) -> Head:
     """The inverse of `save_head`."""
     with np.load(path, allow_pickle=False) as file:
-        pose = canonical.Pose(file["matrix"], float(file["overlap"]), float(file["stray_ml"]))
+        pose = canonical.Pose(file["matrix"], *(float(file[k]) for k in ("overlap", "stray_ml", "rival")))
         return Head(pose, torch.from_numpy(file["field"]))
 
 
@@ -99,10 +96,12 @@ def find(
     Raises:
         ScanError, BrainMaskError, MissingExtraError: as `pipeline.deidentify`.
     """
-    mask = _brain_mask(given_mask, volume, options.brain_extractor, device)
+    if given_mask is None:
+        by, (mask, pose) = options.brain_extractor, search_brain(volume, options.brain_extractor, device)
+    else:
+        by, mask = None, _as_given(given_mask, volume)
+        pose = canonical.align(mask, volume.affine)
     warnings = [*doubts, *brain.check_brain_mask(mask, volume.affine), *_check_intensities(volume, mask)]
-    pose = canonical.align(mask, volume.affine)
-    by = None if given_mask is not None else options.brain_extractor
     warnings += _check_pose(pose, options.allow_unusual_mask, options.region, by)
     if head is not None and head.pose is not None:
         apart = float(np.linalg.norm(pose.matrix[:3, 3] - head.pose.matrix[:3, 3]))
@@ -117,6 +116,27 @@ def find(
         what = options.replaced()
         warnings.append(f"nothing was replaced, the result is the original: the field of view holds nothing of {what}")
     return Found(mask, protected, pose, warnings)
+
+
+def search_brain(volume: Volume, extractor: str, device: str = "cpu") -> tuple[NDArray[np.bool_], canonical.Pose]:
+    """The brain as an extractor finds it, (X, Y, Z) bool and not checked, and its pose.
+
+    Extractors know upright heads. In others they find most of the brain, with some of what lies beside it: enough to
+    see how the head lies, and to search again with the head turned upright.
+
+    Raises:
+        BrainMaskError, MissingExtraError: as `brain.extract_brain`.
+    """
+    mask = brain.extract_brain(volume, extractor, device)
+    pose = canonical.align(mask, volume.affine)
+    before = np.eye(4)
+    for _ in range(MAX_TURNS):
+        turn = canonical.nearest_turn(pose)
+        if np.array_equal(turn, before):
+            break
+        mask = brain.extract_brain(Volume(volume.data, turn.T @ volume.affine), extractor, device)
+        pose, before = canonical.align(mask, volume.affine), turn
+    return mask, pose
 
 
 def lent_mask_fits(volume: Volume, mask: NDArray[np.bool_]) -> tuple[bool, str | None]:
@@ -210,11 +230,12 @@ def load_model(weights: "str | Path | HeadModel | None", device: str) -> HeadMod
     if isinstance(weights, HeadModel):
         return weights
     path = Path(weights) if weights else None
-    return _loaded(path, path.stat().st_mtime_ns if path and path.is_file() else None, device)
+    seen = path.stat() if path and path.is_file() else None
+    return _loaded(path, (seen.st_mtime_ns, seen.st_size) if seen else None, device)
 
 
 @lru_cache(maxsize=1)
-def _loaded(path: Path | None, changed: int | None, device: str) -> HeadModel:
+def _loaded(path: Path | None, changed: tuple[int, int] | None, device: str) -> HeadModel:
     return checkpoint.load(path, device)
 
 
@@ -255,9 +276,7 @@ def usable_device(name: str) -> str:
     return name
 
 
-def _brain_mask(given: NDArray | None, volume: Volume, extractor: str, device: str) -> NDArray[np.bool_]:
-    if given is None:
-        return brain.extract_brain(volume, extractor, device)
+def _as_given(given: NDArray, volume: Volume) -> NDArray[np.bool_]:
     values = np.asarray(given)
     if values.shape != volume.shape:
         raise BrainMaskError(
@@ -293,14 +312,7 @@ def _check_pose(pose: canonical.Pose, allow_unusual: bool, region: str, extracto
     A head that lies otherwise than its header says looks the same. In the region "face" nothing is allowed: where the
     face is follows from the pose.
     """
-    found = []
-    if pose.overlap < MIN_OVERLAP:
-        share = f"overlap with a template {pose.overlap:.2f}, at least {MIN_OVERLAP}"
-        found.append(f"the brain mask has the shape of no brain ({share})")
-    if pose.stray_ml > MAX_STRAY_ML:
-        found.append(
-            f"{pose.stray_ml:.0f} ml of the brain mask lie where no brain reaches (at most {MAX_STRAY_ML:.0f} ml)"
-        )
+    found = canonical.faults(pose)
     if found and (region == "face" or not allow_unusual):
         look = "look at the mask, at the orientation in the header, and whether the scan holds a whole brain"
         if extractor:
@@ -309,6 +321,10 @@ def _check_pose(pose: canonical.Pose, allow_unusual: bool, region: str, extracto
         if region == "face":
             allow = "or replace all around the brain (--region nonbrain): where the face is cannot be told from it"
         raise BrainMaskError(f"{'; '.join(found)}; {look}, {allow}")
+    if pose.rival:
+        found.append(
+            "the head is not upright in the world of its header; its pose was found from the brain, look at the result"
+        )
     return found
 
 

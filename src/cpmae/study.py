@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae import __version__
-from cpmae.brain import extract_brain
 from cpmae.errors import BrainMaskError, CpmaeError, OutputError, ScanError, with_notes
 from cpmae.io import dicom, dicom_pixels, dicom_scan, nifti
 from cpmae.io.dicom import Left, Series, t1w_score
@@ -133,6 +132,7 @@ def deidentify_study(
     """
     tell = progress or (lambda stage: None)
     _check_folders(input, output, overwrite)
+    _check_apart(output, picture, save_brain_mask)
     check_outputs(
         [p for p in (input, brain_mask) if p],
         [p for p in (save_brain_mask,) if p],
@@ -206,6 +206,13 @@ def _check_folders(input: Path, output: Path, overwrite: bool) -> None:
     foreign = [p for p in there if not _OURS.fullmatch(p.relative_to(output).as_posix())]
     if foreign:
         raise OutputError(f"{output} holds {foreign[0].name}, which is no result of this command; choose a new folder")
+
+
+def _check_apart(output: Path, picture: Path | None, save_brain_mask: Path | None) -> None:
+    """The folder of results is to be shared, and an old one is replaced with all that is in it."""
+    for path, why in ((picture, "a picture shows the original face"), (save_brain_mask, "it holds DICOM files alone")):
+        if path and path.parent.resolve().is_relative_to(output.resolve()):
+            raise OutputError(f"{path} lies in the output {output}, and {why}; choose a place outside of it")
 
 
 def _all_series(
@@ -295,7 +302,7 @@ def _volume(
     if mask is None and stack.holes:
         # the pipeline would find the brain too, and keep what is interpolated from around it
         device = run.options.device if run.options.device != "auto" else "cpu"
-        mask = extract_brain(scan.scaled(), run.options.brain_extractor, device)
+        mask, _ = steps.search_brain(scan.scaled(), run.options.brain_extractor, device)
     if mask is not None:
         scan, mask = dicom_scan.without_holes(scan, mask, stack)
     if head is None and drawn is None and not run.given_mask and t1w_score(series) < 2:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpmae.brain import extract_brain
 from cpmae.errors import CpmaeError, ScanError
 from cpmae.io import dicom, dicom_pixels, dicom_scan
 from cpmae.io.dicom import Series, t1w_score
@@ -75,11 +74,11 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
         for (scan, stack), (other, _) in zip(_scans(old), _scans(new), strict=True):
             lent = own or brains.get(old.world)
             if lent is None:
-                mask = given_mask(brain_mask, scan) if brain_mask else extract_brain(scan.scaled(), extractor)
+                mask = given_mask(brain_mask, scan) if brain_mask else steps.search_brain(scan.scaled(), extractor)[0]
             else:
                 mask = mask_on(*lent, stack.shape, stack.affine)
                 if own is None and mask is not lent[0] and not steps.lent_mask_fits(scan.scaled(), mask)[0]:
-                    mask = extract_brain(scan.scaled(), extractor)  # as `study` did
+                    mask, _ = steps.search_brain(scan.scaled(), extractor)  # as `study` did
             scan, mask = dicom_scan.without_holes(scan, mask, stack)
             other, _ = dicom_scan.without_holes(other, mask, stack)
             own = mask, stack.affine

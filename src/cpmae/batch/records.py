@@ -120,5 +120,6 @@ def _load(path: Path) -> dict[str, Any] | None:
 
 
 def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

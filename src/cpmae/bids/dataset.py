@@ -19,6 +19,7 @@ from cpmae import __version__, metadata_tsv
 from cpmae.batch.records import FOLDER, Records
 from cpmae.bids.plan import Placement, Settings
 from cpmae.errors import OutputError, ScanError
+from cpmae.io import sidecar
 from cpmae.io.bids import IMAGES, Dataset, Scan
 from cpmae.io.together import text_writer, write_together
 
@@ -271,15 +272,8 @@ def _people(dataset: Dataset) -> tuple[str, dict[str, Any]]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text("utf-8-sig"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ScanError(f"{path.name} cannot be read as JSON ({error}), correct it") from error
-    if not isinstance(found, dict):
-        raise ScanError(f"{path.name} is not one JSON object, correct it")
-    return found
+    """A JSON object, empty if there is no such file."""
+    return sidecar.read(path) if os.path.exists(path) else {}
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

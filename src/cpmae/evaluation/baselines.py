@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 
+from cpmae.batch import records
 from cpmae.errors import CpmaeError, MethodError, MissingExtraError
 from cpmae.evaluation.commands import package_folder, parse_command, require, run_command, run_words
 from cpmae.evaluation.facemask import face_mask
 from cpmae.evaluation.identities import Head
-from cpmae.evaluation.work import file_digest
 from cpmae.volume import Volume
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _method(name: str, shells: Path | None, weights: Path | None) -> Method:
             name, partial(cpmae, weights=weights), key | {"version": __version__, "weights": _sha256(weights)}
         )
     program = str(require("niimath", "niimath").bin)
-    key["program"] = file_digest(Path(program))
+    key["program"] = records.sha256(Path(program))
     if name == "DEFACE":
         data = package_folder("pydeface", "pydeface") / "data"
         files = [str(data / "mean_reg2mean.nii.gz"), str(data / "facemask.nii.gz")]

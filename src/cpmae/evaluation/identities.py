@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch.nn import functional as F
 
-from cpmae import brain, canonical
+from cpmae import brain, canonical, overlay
+from cpmae.batch import records
 from cpmae.errors import ScanError
-from cpmae.evaluation.work import Cache, file_digest
+from cpmae.evaluation.work import Cache
 from cpmae.io import nifti
 from cpmae.training import anatomy, synth
 from cpmae.volume import Volume, voxel_sizes
@@ -72,13 +73,13 @@ def prepare(label_maps: Path | None, folder: Path, seed: int) -> Recipe:
     cache = Cache(folder)
     if label_maps is None:
         with resources.as_file(resources.files("cpmae") / "weights" / EXAMPLE) as path:
-            sources = ((EXAMPLE, file_digest(path)),)
+            sources = ((EXAMPLE, records.sha256(path)),)
             if cache.load("example", sha256=sources[0][1]) is None:
                 cache.save(_example(path), "example", sha256=sources[0][1])
         return Recipe("example head", (cache.path("example", sha256=sources[0][1]),), seed, sources)
     heads, names = [], []
     for path in sorted(label_maps.glob("*.nii*")):
-        sha256 = file_digest(path)
+        sha256 = records.sha256(path)
         head = cache.load(path.name, sha256=sha256) or {"anatomy": synth.load_anatomy(path)}
         cache.save(head, path.name, sha256=sha256)
         if not (head["anatomy"] & anatomy.OUT_OF_VIEW).any():
@@ -217,7 +218,7 @@ def _warp(brain_share: NDArray[np.float32], edges: NDArray, rng: np.random.Gener
     axes = [torch.linspace(-h, h, n) for h, n in zip(half, nodes, strict=True)]
     mm = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     angles = np.deg2rad(rng.normal(0, bend.rotation_deg, 3))
-    turn = canonical.similarity(np.array([*angles, 0, 0, 0, 0]), np.zeros(3))[:3, :3]
+    turn = overlay.similarity(np.array([*angles, 0, 0, 0, 0]), np.zeros(3))[:3, :3]
     linear = torch.from_numpy(turn @ np.diag(np.exp(rng.normal(0, bend.scale, 3)))).float()
     moved = torch.einsum("ij,jxyz->ixyz", linear, mm)
     moved += torch.from_numpy(rng.normal(0, bend.translation_mm, 3)).float()[:, None, None, None]

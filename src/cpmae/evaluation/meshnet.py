@@ -97,8 +97,16 @@ def segment(
 
 
 def label_names(model_dir: str | Path) -> list[str]:
-    """Names of the labels, index = label, as stored beside the weights."""
-    return json.loads((Path(model_dir) / "colormap.json").read_text())["labels"]
+    """Names of the labels, index = label, as stored beside the weights.
+
+    Raises:
+        WeightsError: the folder holds no colormap.json, or one without a list of names.
+    """
+    path = Path(model_dir) / "colormap.json"
+    names = _read_json(path, "no readable list of a MeshNet's labels").get("labels")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise WeightsError(f"{path} holds no list of names under 'labels'; copy brainchop's folder again")
+    return names
 
 
 def _forward(network: nn.Sequential, features: torch.Tensor, dtype: torch.dtype, slab: int) -> torch.Tensor:
@@ -177,13 +185,18 @@ def _histogram_range(values: NDArray[np.float32], upper: float = 0.999, bins: in
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / "model.json"
+    return _read_json(folder / "model.json", "not a readable tfjs model")
+
+
+def _read_json(path: Path, fault: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise WeightsError(
-            f"{path} is not a readable tfjs model ({error}); give the folder that holds model.json"
-        ) from error
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise WeightsError(f"{path} is {fault} ({reason}); give the folder that holds {path.name}") from error
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path} is {fault}; give the folder that holds {path.name}")
+    return found
 
 
 def _read_weights(folder: Path, description: dict[str, Any]) -> dict[str, NDArray[np.float32]]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cpmae import brain, canonical
+from cpmae import brain, canonical, overlay
 from cpmae.evaluation.identities import Head
 from cpmae.region import grow
 from cpmae.volume import Volume, voxel_sizes
@@ -130,7 +130,7 @@ def biased(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, ND
 
 def tilted(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
     """A head that looks down by `level` degrees; its grid turns with it."""
-    turn = canonical.similarity(np.array([np.deg2rad(-level), 0, 0, 0, 0, 0, 0]), np.zeros(3))
+    turn = overlay.similarity(np.array([np.deg2rad(-level), 0, 0, 0, 0, 0, 0]), np.zeros(3))
     return Head(Volume(head.volume.data, turn @ head.volume.affine), head.brain), head.brain
 
 

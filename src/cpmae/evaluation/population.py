@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cpmae import brain
+from cpmae.batch import records
 from cpmae.errors import ScanError
 from cpmae.evaluation.identities import Head, Recipe, identity
-from cpmae.evaluation.work import file_digest
 from cpmae.io import nifti
 
 TRAINING_NUMBER = 1_000_000  # identities from here on teach attackers and are never in a test
@@ -113,7 +113,7 @@ def file_scan(path: Path, brain_extractor: str = "deepbet") -> Scan:
         ScanError: it cannot be read, as a link to what DataLad has not fetched.
     """
     try:
-        key = {"sha256": file_digest(path), "brain_extractor": brain_extractor}
+        key = {"sha256": records.sha256(path), "brain_extractor": brain_extractor}
     except OSError as error:
         raise ScanError(f"{path} cannot be read ({error.strerror}), check that it is there") from error
     name = path.name if path.name.startswith("sub-") else f"{path.parent.name}/{path.name}"

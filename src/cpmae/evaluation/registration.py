@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
-from cpmae import canonical
+from cpmae import canonical, overlay
 from cpmae.evaluation.identities import Head
 from cpmae.evaluation.render import brain_frame
 from cpmae.volume import Volume, voxel_sizes
@@ -33,7 +33,7 @@ def rigid(fixed: Head, moving: Head) -> NDArray[np.float64]:
     def matrix(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         about = np.eye(4)
         about[:3, 3] = -centre
-        return start @ canonical.similarity(np.append(parameters, 0), centre) @ about
+        return start @ overlay.similarity(np.append(parameters, 0), centre) @ about
 
     def cost(parameters: NDArray[np.float64]) -> float:
         m = to_voxel @ matrix(parameters)

@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 
 from cpmae.errors import MissingExtraError, ScanError
+from cpmae.io.dicom import DAMAGE
 
 UNCOMPRESSED = (
     ImplicitVRLittleEndian,
@@ -92,7 +93,7 @@ def get_pixels(whole: Dataset, name: str) -> NDArray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of padding after the pixels
             found = pixel_array(whole, raw=True)
-    except (RuntimeError, ValueError, AttributeError, NotImplementedError, KeyError, TypeError, OSError) as error:
+    except (*DAMAGE, RuntimeError, IndexError, OSError) as error:
         text = " ".join(str(error).split())
         raise ScanError(f"{name} has pixels that are cut off or cannot be decoded ({text}), copy it again") from error
     signed, cell, bits = whole.get("PixelRepresentation") == 1, int(whole.BitsAllocated), int(whole.BitsStored)

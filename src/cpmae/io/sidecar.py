@@ -1,12 +1,14 @@
 """JSON sidecars of BIDS: an object of fields beside an image, under its name."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cpmae.errors import ScanError
 from cpmae.io.forms import ALL_SUFFIXES
+
+MAX_DEPTH = 50  # of lists and objects in each other, which are walked by recursion; sidecars have three
 
 
 def sidecar_of(image: Path) -> Path:
@@ -29,7 +31,7 @@ def read(path: Path) -> dict[str, Any]:
     """The fields of a sidecar.
 
     Raises:
-        ScanError: if it cannot be read, or is no JSON object.
+        ScanError: if it cannot be read, is no JSON object, or nests lists and objects too deeply.
     """
     try:
         found = json.loads(read_text(path))
@@ -38,8 +40,17 @@ def read(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ScanError(f"{path.name} is not JSON ({error}), correct it") from error
     if not isinstance(found, dict):
-        raise ScanError(f"{path.name} holds a {type(found).__name__}, a sidecar is one JSON object; correct it")
+        raise ScanError(f"{path.name} holds a {type(found).__name__} and not one JSON object, correct it")
+    level: list[Any] = [found]
+    for _ in range(MAX_DEPTH):
+        level = [item for value in level for item in _items(value) if isinstance(item, dict | list)]
+    if level:
+        raise ScanError(f"{path.name} nests lists and objects more than {MAX_DEPTH} levels deep, correct it")
     return found
+
+
+def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def dumped(fields: Mapping[str, Any]) -> str:

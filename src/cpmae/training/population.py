@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpmae import canonical, faces
+from cpmae import canonical, faces, overlay
 from cpmae.errors import ScanError
 from cpmae.models.field import GRID_SHAPE, dense, smooth_noise, warp_volume
 from cpmae.models.tissue import BRAIN, TISSUES
@@ -194,7 +194,7 @@ def draw(population: Population, rng: np.random.Generator, settings: DrawSetting
     s = settings or DrawSettings()
     field = _nobodys_shape(population, rng, s)
     angles = np.deg2rad(rng.normal(0, s.rotation_deg, 3))
-    linear = canonical.similarity(np.array([*angles, 0, 0, 0, 0]), np.zeros(3))[:3, :3] @ np.diag(
+    linear = overlay.similarity(np.array([*angles, 0, 0, 0, 0]), np.zeros(3))[:3, :3] @ np.diag(
         np.exp(rng.normal(0, s.scale, 3))
     )
     shift = torch.tensor(rng.normal(0, s.translation_mm, 3), dtype=torch.float32)[:, None, None, None]
