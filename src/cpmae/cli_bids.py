@@ -132,7 +132,9 @@ def bids(
         typer.echo(f"{output_dir / LEFT_OUT}: {others} lines on what else is in {bids_dir} and not in the results")
     many = Counter(scan.name.entities["sub"] for scan in dataset.scans)
     if not subject_key and (several := sum(count > 1 for count in many.values())):
-        typer.echo(f"people with several scans, each in a head of its own: {several}; --subject-key FILE gives them one")
+        typer.echo(
+            f"people with several scans, each in a head of its own: {several}; --subject-key FILE gives them one"
+        )
     if pictures:
         typer.echo(f"{pictures / 'index.html'}: look at every scan; keep this folder as private as the scans")
     if failed:
