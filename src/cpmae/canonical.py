@@ -106,7 +106,8 @@ def align(mask: NDArray[np.bool_], affine: NDArray[np.float64], template: NDArra
     if found.cost >= best.cost or degrees_between(best.matrix, found.matrix) < SAME_POSE_DEGREES:
         return pose
     others = [fit.overlap for fit in (best, *turned) if degrees_between(fit.matrix, found.matrix) > TURNED_DEGREES]
-    return replace(pose_of(found), rival=max(others))
+    posed = replace(pose_of(found), rival=max(others))
+    return pose if faults(pose) and faults(posed) else posed
 
 
 def faults(pose: Pose) -> list[str]:
