@@ -38,7 +38,7 @@ def brain_of(orientation: str = "RAS") -> np.ndarray:
 
 
 def run(scan: NiftiScan, brain: np.ndarray, model: HeadModel, **options) -> pipeline.Deidentified:  # noqa: ANN003
-    options = {"seed": 1, "device": "cpu"} | options
+    options = {"seed": 3, "device": "cpu"} | options
     return pipeline.deidentify(scan, brain_mask=brain, weights=model, **options)
 
 
@@ -98,18 +98,18 @@ def test_the_brain_matters(model: HeadModel) -> None:
 
 def test_seed(model: HeadModel) -> None:
     scan, brain = scan_of(), brain_of()
-    one, other = (run(scan, brain, model, seed=s) for s in (1, 2))
+    one, other = (run(scan, brain, model, seed=s) for s in (3, 2))
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)  # as on a machine with more cores, or in a batch with fewer workers
     try:
-        same = run(scan, brain, model, seed=1)
+        same = run(scan, brain, model, seed=3)
     finally:
         torch.set_num_threads(threads)
     assert one.image.stored.tobytes() == same.image.stored.tobytes()
     assert one.image.stored.tobytes() != other.image.stored.tobytes()
     secret, another = (run(scan, brain, model, seed=None) for _ in range(2))
     assert secret.image.stored.tobytes() != another.image.stored.tobytes()
-    assert one.account["seed"] == 1 and secret.account["seed"] == "secret"
+    assert one.account["seed"] == 3 and secret.account["seed"] == "secret"
 
 
 def test_scans_of_one_person_get_the_same_head(model: HeadModel) -> None:
@@ -191,10 +191,10 @@ def test_images_and_volumes_are_scans_too(model: HeadModel) -> None:
     scan, brain = scan_of(), brain_of()
     expected = run(scan, brain, model).image.stored
     for other in (scan.to_image(), Volume(scan.stored, scan.affine), nib.Nifti1Image(scan.stored, scan.affine)):
-        found = pipeline.deidentify(other, brain_mask=brain, weights=model, seed=1, device="cpu")
+        found = pipeline.deidentify(other, brain_mask=brain, weights=model, seed=3, device="cpu")
         np.testing.assert_array_equal(found.image.stored, expected)
     with pytest.raises(TypeError, match="list"):
-        pipeline.deidentify([1, 2], seed=1)  # type: ignore[arg-type]
+        pipeline.deidentify([1, 2], seed=3)  # type: ignore[arg-type]
 
 
 def test_a_few_bad_voxels_in_the_brain_are_kept_and_many_refused(model: HeadModel) -> None:
@@ -231,7 +231,7 @@ def test_a_few_bad_voxels_in_the_brain_are_kept_and_many_refused(model: HeadMode
 )
 def test_arguments_out_of_range(options: dict, error: type[Exception], says: str, model: HeadModel) -> None:
     with pytest.raises(error, match=says):
-        pipeline.deidentify(scan_of(), **{"brain_mask": brain_of(), "weights": model, "seed": 1} | options)
+        pipeline.deidentify(scan_of(), **{"brain_mask": brain_of(), "weights": model, "seed": 3} | options)
 
 
 def test_a_leaking_mask_is_refused_or_warned_of(model: HeadModel) -> None:

@@ -42,7 +42,7 @@ def put(path: Path, data: np.ndarray) -> Path:
 
 def result(path: Path, model: HeadModel) -> np.ndarray:
     done = deidentify_run(
-        forms.open_scan(path), Options(seed=1, device="cpu"), brain_mask=phantom.head()[1], weights=model
+        forms.open_scan(path), Options(seed=3, device="cpu"), brain_mask=phantom.head()[1], weights=model
     )
     return np.stack(list(done.volumes()), axis=-1)
 
@@ -65,7 +65,7 @@ def test_nothing_else_gets_through(tmp_path: Path, model: HeadModel) -> None:
     for name, outside in {
         "noise": rng.normal(300, 200, phantom.SHAPE),
         "nan": np.full(phantom.SHAPE, np.nan),
-        "someone else": np.roll(phantom.head(seed=3)[0][::-1], 4, axis=1),
+        "someone else": np.roll(phantom.head(seed=7)[0][::-1], 4, axis=1),
     }.items():
         again = result(put(tmp_path / "other.nii", volumes(outside)), model)
         assert again.tobytes() == first.tobytes(), name
@@ -76,7 +76,7 @@ def test_the_number_of_the_noise_changes_noise_alone(tmp_path: Path, model: Head
     one, other = (
         next(
             deidentify_run(
-                run, Options(seed=1, device="cpu", noise_number=n), brain_mask=brain, weights=model
+                run, Options(seed=3, device="cpu", noise_number=n), brain_mask=brain, weights=model
             ).volumes()
         )
         for n in (0, 7)
