@@ -1,5 +1,10 @@
 """Attackers on data whose answer is known; training that goes on; cache and processes."""
 
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +150,52 @@ def _square(number: int) -> int:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_tasks_are_done_in_one_process_and_in_several(workers: int) -> None:
     assert dict(run_all(_square, [2, 3, 4], workers, lambda text: None, "squares")) == {0: 4, 1: 9, 2: 16}
+
+
+LONG_RUN = """
+import os, sys, time
+from pathlib import Path
+from cpmae.evaluation.work import run_all
+
+def task(folder):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    list(run_all(task, [sys.argv[1]] * 2, 2, lambda text: None, "tasks"))
+"""
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "long_run.py").write_text(LONG_RUN)
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    run = subprocess.Popen([sys.executable, tmp_path / "long_run.py", begun])
+    try:
+        until(lambda: len(list(begun.iterdir())) == 2)
+    finally:
+        run.kill()
+        run.wait()
+    workers = [int(path.name) for path in begun.iterdir()]
+    until(lambda: not any(alive(pid) for pid in workers))
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for it, two minutes at most."""
+    for _ in range(1200):
+        if true():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not come true")
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"  # dead, and nobody asked how
 
 
 def test_agreement_by_hand() -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def run_all(
     # spawn: a fork of a process with torch's threads can hang
     context = multiprocessing.get_context("spawn")
     count = min(workers, len(tasks))
-    with cores.shared(count), ProcessPoolExecutor(count, context, initializer=_one_thread) as pool:
+    with cores.shared(count), ProcessPoolExecutor(count, context, initializer=_begin) as pool:
         futures = {pool.submit(function, task): number for number, task in enumerate(tasks)}
         try:
             for done, future in enumerate(as_completed(futures)):
@@ -104,10 +105,19 @@ def run_all(
             raise
 
 
-def _one_thread() -> None:
+def _begin() -> None:
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker whose run was killed stops at once, and not after all that was asked of it."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
 def _plain(name: str) -> str:
