@@ -21,9 +21,10 @@ from cpmae.models.atlas import Atlas
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.layers import channels_to_space, space_to_channels
 from cpmae.models.mae import MAEConfig
-from cpmae.models.paint import paint_atlas, paint_labels, shares, texture
+from cpmae.models.paint import paint_atlas, paint_labels, shares
 from cpmae.models.precision import fast_autocast, full_precision
 from cpmae.models.quantizer import FiniteScalarQuantizer
+from cpmae.models.texture import texture
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 from cpmae.models.vqvae import COARSE, FINE, VQVAEConfig, code_shape
 
@@ -127,23 +128,23 @@ def test_paint_follows_tissues_and_texture() -> None:
     generator = torch.Generator().manual_seed(0)
     paints = torch.rand(len(PAINTS), generator=generator)
     tissue = torch.randint(len(TISSUES) + 1, (18, 20, 22), generator=generator)
-    fat, mottle = texture(tissue, generator)
-    assert 0 <= fat.min() and fat.max() <= 1
+    fat, mottle = torch.rand(tissue.shape, generator=generator), torch.randn(tissue.shape, generator=generator)
     painted = paint_labels(tissue.to(torch.uint8), paints, fat, mottle)
-    csf, soft = paints[PAINTS.index("csf")], tissue == TISSUES.index("soft tissue")
+    csf, fatty = paints[PAINTS.index("csf")], torch.isin(tissue, torch.tensor([4, 7]))
+    assert [TISSUES[index] for index in (4, 7)] == ["soft tissue", "skin"]
     torch.testing.assert_close(painted[tissue == BRAIN], csf.expand(int((tissue == BRAIN).sum())))
     torch.testing.assert_close(painted[tissue == TISSUES.index("csf")], csf.expand(int((tissue == 1).sum())))
     flat = paint_labels(tissue, paints, torch.ones_like(fat), torch.zeros_like(mottle))
-    torch.testing.assert_close(flat[soft], paints[PAINTS.index("fat")].expand(int(soft.sum())))
+    torch.testing.assert_close(flat[fatty], paints[PAINTS.index("fat")].expand(int(fatty.sum())))
 
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_shares_times_paints_are_the_painted_head(step: int) -> None:
     atlas = Atlas(*(part[:, 60:200, 40:200] for part in checkpoint.load().atlas))
     paints = torch.linspace(0.1, 1.2, len(PAINTS))
-    fields = texture(atlas.tissue, torch.Generator().manual_seed(0))
+    fields = texture(atlas, torch.Generator().manual_seed(0))
     painted = F.avg_pool3d(paint_atlas(atlas, paints, *fields)[None], step)[0]
-    parts = list(shares(atlas, *texture(atlas.tissue, torch.Generator().manual_seed(0), step)))
+    parts = list(shares(atlas, *texture(atlas, torch.Generator().manual_seed(0), step)))
     found = sum(paint * part for paint, part in zip(paints, parts, strict=True))
     if step == 1:
         assert ((found - painted).abs() < 1e-5).float().mean() > 0.99  # each part is cut off at 0, not the sum alone

@@ -219,11 +219,11 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_stages_resume_and_end_in_weights(people: Path, tmp_path: Path) -> None:
     run = tmp_path / "vqvae"
     settings = LoopSettings(steps=2, log_every=1)
-    stages.train_vqvaes(people, run, settings, CPU, 1, None, 0, palette_scans=40)
+    stages.train_vqvaes(people, run, settings, CPU, 1, None, 0, palette_scans=4)
     first = torch.load(run / "checkpoint.pt", weights_only=False)
     assert first["step"] == 2
     palette = torch.load(run / "vqvae.pt", weights_only=True)["palette"]
-    stages.train_vqvaes(people, run, LoopSettings(steps=4, log_every=1), CPU, 1, None, 1, palette_scans=44)
+    stages.train_vqvaes(people, run, LoopSettings(steps=4, log_every=1), CPU, 1, None, 1, palette_scans=5)
     again = torch.load(run / "vqvae.pt", weights_only=True)["palette"]
     assert all(torch.equal(again[name], tensor) for name, tensor in palette.items())  # it is not trained once more
     assert [row["step"] for row in rows(run / "losses.csv")] == ["1", "2", "3", "4"]

@@ -17,7 +17,9 @@ from cpmae import canonical
 from cpmae.io import nifti
 from cpmae.models.atlas import Atlas
 from cpmae.models.field import GRID_SHAPE, dense, warp_volume
-from cpmae.models.paint import paint_atlas, texture
+from cpmae.models.orbit import with_orbits
+from cpmae.models.paint import paint_atlas
+from cpmae.models.texture import texture
 from cpmae.models.tissue import PAINTS
 from cpmae.training import anatomy, population, stages
 from cpmae.training.contrast import tissue_intensities
@@ -40,7 +42,8 @@ def main() -> None:
     brain_means, paints = mprage()
     structure = torch.from_numpy(values & anatomy.STRUCTURE).long()
     atlas = Atlas.from_labels(people.atlas)
-    fat, mottle = texture(atlas.tissue, torch.Generator().manual_seed(arguments.seed))
+    atlas = atlas._replace(tissue=with_orbits(atlas.tissue))
+    fat, mottle = texture(atlas, torch.Generator().manual_seed(arguments.seed))
     outside = warp_volume(paint_atlas(atlas, paints, fat, mottle)[None], dense(head.field, GRID_SHAPE))[0]
     is_brain = structure >= anatomy.N_OUTSIDE
     clean = torch.where(is_brain, brain_means[structure] * (1 + 0.03 * mottle), outside).numpy() * BRIGHTEST

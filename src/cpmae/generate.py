@@ -14,8 +14,10 @@ from cpmae.draws import Draws, SamplingSettings, no_codes, visible_codes
 from cpmae.models.atlas import Atlas
 from cpmae.models.field import GRID_SHAPE, dense, pull, sampling_grid, warp_volume
 from cpmae.models.head import HeadModel
-from cpmae.models.paint import paint_atlas, shares, texture
+from cpmae.models.orbit import with_orbits
+from cpmae.models.paint import paint_atlas, shares
 from cpmae.models.palette import brain_depth, brain_profile
+from cpmae.models.texture import texture
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 from cpmae.models.vqvae import FINE, STEP_MM
 from cpmae.registration import fit_atlas
@@ -76,8 +78,8 @@ def paint_head(
     Returns:
         GRID_SHAPE float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere.
     """
-    atlas = _without_brain(model.atlas)
-    painted = paint_atlas(atlas, paints, *texture(atlas.tissue, generator))
+    atlas = _as_painted(model.atlas)
+    painted = paint_atlas(atlas, paints, *texture(atlas, generator))
     head = warp_volume(painted[None], dense(field, GRID_SHAPE))[0]
     return head.lerp_(paints[PAINTS.index("bone")], beside_brain(mask, skin_of(atlas, field), GRID_SHAPE))
 
@@ -94,20 +96,20 @@ def paint_shares(
         for each of `PAINTS`, (X / step, Y / step, Z / step) float32.
     """
     x, y, z = (n // step for n in GRID_SHAPE)
-    atlas, into = _without_brain(model.atlas), sampling_grid(dense(field, (x, y, z)))
+    atlas, into = _as_painted(model.atlas), sampling_grid(dense(field, (x, y, z)))
     beside = beside_brain(mask, skin_of(atlas, field), (x, y, z))
-    for name, share in zip(PAINTS, shares(atlas, *texture(atlas.tissue, generator, step)), strict=True):
+    for name, share in zip(PAINTS, shares(atlas, *texture(atlas, generator, step)), strict=True):
         yield pull(share[None], into)[0].lerp_(torch.tensor(float(name == "bone")), beside)
 
 
-def _without_brain(atlas: Atlas) -> Atlas:
-    """Bone where the atlas has a brain and the CSF about it.
+def _as_painted(atlas: Atlas) -> Atlas:
+    """The atlas as it is painted: with orbits, and bone where it has a brain and the CSF about it.
 
     A head may be larger than its brain, and CSF between the two, bright in T2w, would be taken for brain; that of the
     sulci lies in the brain mask. The lowest part, about the brain stem, stays open.
     """
     where = ndimage.find_objects((atlas.tissue == BRAIN).numpy().view(np.uint8))[0]
-    tissue = atlas.tissue.clone()
+    tissue = with_orbits(atlas.tissue).clone()
     above = tissue[:, :, where[2].start + 2 * STEM_MM :]
     above[(above == BRAIN) | (above == TISSUES.index("csf"))] = TISSUES.index("bone")
     return atlas._replace(tissue=tissue)

@@ -121,27 +121,26 @@ def mirror(volume: Tensor) -> Tensor:
 
 
 def build(
-    heads: dict[str, NDArray[np.uint8]],
-    doubtful: dict[str, list[Box]],
+    features: dict[str, Tensor],
+    weights: dict[str, Tensor],
     effort: Effort | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Tensor]:
     """Fields of several anatomies into their common template, in turn with it; (3, *control_shape()) each.
 
     Args:
-        heads: name to anatomy.
-        doubtful: name to the boxes in which that anatomy is damaged: its field is smooth there and follows nothing.
+        features: name to what is compared, from `soft_classes`.
+        weights: name to how much each voxel counts, from `belief`; where it is little, a field is smooth and follows
+            nothing.
         effort: how long to register.
         tell: called with a line of text after each field.
     """
-    weights = {name: belief(doubtful.get(name, [])) for name in heads}
-    features = {name: soft_classes(values) for name, values in heads.items()}
-    fields = {name: torch.zeros(3, *control_shape()) for name in heads}
+    fields = {name: torch.zeros(3, *control_shape()) for name in features}
     effort = effort or Effort()
     for number in range(effort.rounds):
         template = mean_template(list(features.values()), list(fields.values()), list(weights.values()))
         iterations = effort.last_iterations if number == effort.rounds - 1 else effort.iterations
-        for name in heads:
+        for name in features:
             fields[name] = register(features[name], template, weights[name], fields[name], iterations, BENDING)
             tell(f"round {number + 1} of {effort.rounds}: {name}")
     return fields

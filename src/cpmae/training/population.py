@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from cpmae import canonical, faces, overlay
 from cpmae.errors import ScanError
-from cpmae.models.field import GRID_SHAPE, dense, smooth_noise, warp_volume
+from cpmae.models.field import GRID_SHAPE, dense, pull, sampling_grid, smooth_noise, warp_volume
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.registration import register
 from cpmae.training import anatomy, groupwise, nose
@@ -120,10 +120,13 @@ def build(
     Args:
         whole: anatomies with a complete face, at least 3; shapes come from them.
         cut: others, whose brains are used alone.
-        doubtful, effort, tell: as in `groupwise.build`.
+        doubtful: name to the boxes in which that anatomy is damaged.
+        effort, tell: as in `groupwise.build`.
     """
-    fields = groupwise.build(whole, doubtful, effort, tell)
-    weights = [groupwise.belief(doubtful.get(name, [])) for name in whole]
+    features = {name: groupwise.soft_classes(values) for name, values in whole.items()}
+    beliefs = {name: groupwise.belief(doubtful.get(name, [])) for name in whole}
+    fields = groupwise.build(features, beliefs, effort, tell)
+    weights = list(beliefs.values())
     mirrored = [_mirrored(field) for field in fields.values()]
     all_fields = torch.stack([*fields.values(), *mirrored])
     mean = all_fields.mean(dim=0)
@@ -133,8 +136,8 @@ def build(
     atlas = consensus(list(whole.values()), list(fields.values()), weights)
     ways_back = [groupwise.inverse(field) for field in fields.values()]
     sources = list(whole.values())
-    features = [groupwise.soft_classes(v) for v in whole.values()]
-    template = groupwise.mean_template(features, list(fields.values()), weights)
+    if cut:
+        template = groupwise.mean_template(list(features.values()), list(fields.values()), weights)
     for values_ in cut.values():
         field = register(groupwise.soft_classes(values_), template, None, mean, (60, 12), CUT_BENDING)
         sources.append(values_)
@@ -155,9 +158,10 @@ def consensus(heads: list[NDArray[np.uint8]], fields: list[Tensor], weights: lis
         tissue[(values & anatomy.IN_BRAIN_MASK) > 0] = BRAIN
         back = F.interpolate(groupwise.inverse(field)[None], GRID_SHAPE, mode="trilinear", align_corners=False)[0]
         counts = F.interpolate(weight[None], GRID_SHAPE, mode="trilinear", align_corners=False)[0]
+        into = sampling_grid(back)
         for index in range(classes):
             share = torch.from_numpy((tissue == index).astype(np.float32))[None] * counts
-            votes[index] += warp_volume(share, back)[0]
+            votes[index] += pull(share, into)[0]
     for index in range(classes):
         votes[index] = groupwise.symmetric(votes[index][None])[0]
         votes[index] = F.avg_pool3d(votes[index][None, None], 3, 1, 1, count_include_pad=False)[0, 0]

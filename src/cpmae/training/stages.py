@@ -130,14 +130,13 @@ def train_vqvaes(
     if drawn:
         people = population.Population.load(examples / POPULATION)
         known = torch.from_numpy(faces.thinned(people.reliefs, KNOWN_STEP))
-        config, colours = HeadConfig(known_faces=tuple(known.shape)), None
-        atlas = Atlas.from_labels(people.atlas)
+        config = HeadConfig(known_faces=tuple(known.shape))
         model = VQVAEs(config.vqvae)
         stream = partial(data.batches, examples)
     else:
         start = checkpoint.load(weights)
         begin(run, fabric.global_rank == 0, weights=start.sha256)
-        config, colours, atlas, known = start.config, start.palette.state_dict(), start.atlas, start.known_faces
+        config, known = start.config, start.known_faces
         model = VQVAEs(config.vqvae)
         model.brain.load_state_dict(start.brain.state_dict(), strict=False)  # d1 is in no weight file
         model.non_brain.load_state_dict(start.non_brain.state_dict())
@@ -150,11 +149,15 @@ def train_vqvaes(
     average = loop.train(fabric, model, stream, run, replace(settings, average=0.0))
     target = run / "vqvae.pt"
     if fabric.global_rank == 0:
-        if colours is None and target.exists():  # the palette does not depend on how long the others are trained
-            colours = torch.load(target, weights_only=True)["palette"]
-        elif colours is None:
+        if not drawn:
+            colours, atlas = start.palette.state_dict(), torch.stack(start.atlas)
+        elif target.exists():  # neither depends on how long the VQ-VAEs are trained
+            before = torch.load(target, weights_only=True)
+            colours, atlas = before["palette"], before["atlas"]
+        else:
             colours = palette.train_palette(*palette.simulate(examples, palette_scans, seed))[0].state_dict()
-        state = {"vqvae": average.state_dict(), "palette": colours, "atlas": torch.stack(atlas), "known_faces": known}
+            atlas = torch.stack(Atlas.from_labels(people.atlas))
+        state = {"vqvae": average.state_dict(), "palette": colours, "atlas": atlas, "known_faces": known}
         state |= {"config": asdict(config)} | ({} if drawn else {"trained_on": "scans"})
         torch.save(state, target.with_suffix(".partial"))
         target.with_suffix(".partial").replace(target)

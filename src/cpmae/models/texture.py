@@ -1,0 +1,92 @@
+"""What soft tissue is made of: fat under the skin, and muscles below with sheets of fat between them.
+
+Label maps have one soft tissue for all of it. Layers lie as they do in anybody, and random fields say how thick they
+are and where sheets run: they follow no one's anatomy, cost the codes nothing and give nobody away.
+"""
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from cpmae.models.atlas import Atlas
+from cpmae.models.tissue import TISSUES
+
+_HALF_MM = 2  # fields are smooth, and so made at half the resolution of 1 mm
+# the layer of fat under the skin, mm: its mean thickness, how much that varies, its range, and how sharp its end is
+_LAYER_MM, _LAYER_SD, _LAYER_RANGE, _LAYER_EDGE = 4.0, 2.5, (1.5, 11.0), 0.7
+_SUBCUTANEOUS = 0.92  # share of fat in it
+_BESIDE_BONE, _BESIDE_AIR = 4.0, 5.0  # neither bone's coat nor the skin itself is fat: how fast their share ends it
+_MUSCLE_MM = 13.0  # from one sheet of fat to the next, below the skin
+_WAVES = 0.5  # how much of that distance sheets rise and fall
+# half the thickness of sheets, mm: its mean, how much that varies (below 0 there is none), how sharp they are
+_SHEET_MM, _SHEET_SD, _SHEET_EDGE = 0.4, 0.8, 0.8
+
+
+def random_field(
+    shape: tuple[int, int, int],
+    spacing: int | tuple[int, int, int],
+    generator: torch.Generator,
+    rounded: bool = False,
+) -> Tensor:
+    """Smooth Gaussian field of unit variance, (X, Y, Z) float32; it changes over about `spacing` voxels.
+
+    Linear between nodes that far apart; or else, `rounded`, without the edges which that gives to surfaces.
+    """
+    steps = [spacing] * 3 if isinstance(spacing, int) else list(spacing)
+    if rounded:
+        steps = [-(-s // 2) for s in steps]
+    nodes = [-(-n // s) + 1 for n, s in zip(shape, steps, strict=True)]
+    coarse = torch.randn((1, 1, *(n + 2 * rounded for n in nodes)), generator=generator)
+    if rounded:
+        coarse = F.avg_pool3d(coarse, 3, 1)
+    size = [n * s for n, s in zip(nodes, steps, strict=True)]
+    fine = F.interpolate(coarse, size, mode="trilinear", align_corners=False)
+    fine = fine[0, 0, : shape[0], : shape[1], : shape[2]]
+    return fine.div_(fine.std())
+
+
+def texture(atlas: Atlas, generator: torch.Generator, step: int = 1) -> tuple[Tensor, Tensor]:
+    """Two fields to paint an atlas with: share of fat in skin and soft tissue (0 to 1), and mottle (mean 0, sd 1).
+
+    Args:
+        atlas: of even lengths, and symmetric in x.
+        generator: on the CPU.
+        step: 1, or 2 for the fields at half resolution.
+
+    Returns:
+        both (X / step, Y / step, Z / step) float32.
+    """
+    x, y, z = (n // _HALF_MM for n in atlas.tissue.shape)
+
+    def noise(spacing: int | tuple[int, int, int], rounded: bool = True) -> Tensor:
+        return random_field((x, y, z), spacing, generator, rounded)
+
+    depth = _below_skin(atlas)
+    layer = noise(12).mul_(_LAYER_SD).add_(_LAYER_MM).clamp_(*_LAYER_RANGE)
+    under_skin = layer.sub_(depth).div_(_LAYER_EDGE).sigmoid_()
+    ends = (atlas.tissue == TISSUES.index("bone")).float().mul_(_BESIDE_BONE).sub_(atlas.share(), alpha=_BESIDE_AIR)
+    ends = F.avg_pool3d(F.avg_pool3d(ends[None], _HALF_MM), 3, 1, 1)[0].add_(_BESIDE_AIR)
+    under_skin *= ends.neg_().add_(1).clamp_(0, _SUBCUTANEOUS)
+    # muscles of neck and jaw run up and down more than across
+    waves = noise((10, 10, 18)).add_(noise((4, 4, 8)), alpha=0.15).mul_(_WAVES)
+    phase = waves.add_(depth, alpha=1 / _MUSCLE_MM)
+    sheets = noise((9, 9, 12)).mul_(_SHEET_SD).add_(_SHEET_MM).masked_fill_(depth == 0, -1)
+    mottle = noise(3, rounded=False).add_(noise(2, rounded=False)).mul_(0.7)
+    fields = torch.stack([phase, sheets, under_skin, mottle])
+    if step == 1:  # sheets are thinner than the voxels of half resolution
+        fields = F.interpolate(fields[None], scale_factor=_HALF_MM, mode="trilinear")[0]
+    phase, sheets, under_skin, mottle = fields
+    away = phase.sub_(phase.round()).abs_()  # from the nearest sheet
+    fat = sheets.sub_(away, alpha=_MUSCLE_MM).mul_(1 / _SHEET_EDGE).clamp_(0, 1)
+    fat = torch.maximum(fat, under_skin, out=fat)
+    return fat, mottle
+
+
+def _below_skin(atlas: Atlas) -> Tensor:
+    """Distance to the skin, mm, at half resolution; (X / 2, Y / 2, Z / 2) float32, 0 in it."""
+    half = atlas.tissue[: len(atlas.tissue) // 2]
+    skin = F.max_pool3d((half == TISSUES.index("skin")).float()[None], _HALF_MM)[0]
+    depth = torch.from_numpy(ndimage.distance_transform_edt(skin.numpy() == 0, sampling=_HALF_MM).astype(np.float32))
+    return torch.cat([depth, depth.flip(0)])

@@ -1,0 +1,78 @@
+"""Fat, muscle and orbits: they lie where they do in anybody, and random fields say the rest."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from cpmae.models import checkpoint
+from cpmae.models.atlas import Atlas
+from cpmae.models.orbit import with_orbits
+from cpmae.models.texture import texture
+from cpmae.models.tissue import TISSUES
+
+AIR, EYE, SOFT, ORBIT, SKIN, BONE = (
+    TISSUES.index(name) for name in ("air", "eye", "soft tissue", "orbit", "skin", "bone")
+)
+
+
+@pytest.fixture(scope="module")
+def atlas() -> Atlas:
+    return checkpoint.load().atlas
+
+
+@pytest.fixture(scope="module")
+def fat(atlas: Atlas) -> np.ndarray:
+    return texture(atlas, torch.Generator().manual_seed(0))[0].numpy()
+
+
+def test_fat_lies_under_the_skin_and_in_sheets_below(atlas: Atlas, fat: np.ndarray) -> None:
+    labels = atlas.labels().numpy()
+    assert fat.min() >= 0 and fat.max() <= 1
+    to_air = ndimage.distance_transform_edt(labels != AIR)
+    to_skin = ndimage.distance_transform_edt(labels != SKIN)
+    to_bone = ndimage.distance_transform_edt(labels != BONE)
+    soft = labels == SOFT
+    assert fat[(labels == SKIN) & (to_air <= 1)].mean() < 0.1, "the skin itself is no fat"
+    assert fat[soft & (to_skin < 3) & (to_bone > 4)].mean() > 0.6
+    muscle = fat[soft & (to_skin > 14)]
+    assert np.median(muscle) < 0.1, "muscles are lean"
+    assert 0.03 < (muscle > 0.5).mean() < 0.3, "with sheets between them"
+
+
+def test_fat_is_drawn_anew_by_each_generator(atlas: Atlas, fat: np.ndarray) -> None:
+    again, mottle = texture(atlas, torch.Generator().manual_seed(0))
+    assert np.array_equal(again.numpy(), fat)
+    other, other_mottle = texture(atlas, torch.Generator().manual_seed(1))
+    deep = (atlas.labels() == SOFT).numpy() & (ndimage.distance_transform_edt(atlas.tissue != SKIN) > 14)
+    assert abs(np.corrcoef(other.numpy()[deep], fat[deep])[0, 1]) < 0.2
+    assert not torch.equal(mottle, other_mottle)
+
+
+def test_half_resolution_has_the_same_layers(atlas: Atlas, fat: np.ndarray) -> None:
+    half, _ = texture(atlas, torch.Generator().manual_seed(0), step=2)
+    x, y, z = half.shape
+    blocks = fat.reshape(x, 2, y, 2, z, 2).mean((1, 3, 5))
+    fatty = torch.isin(atlas.tissue, torch.tensor([SOFT, SKIN]))[::2, ::2, ::2].numpy()
+    assert np.corrcoef(half.numpy()[fatty], blocks[fatty])[0, 1] > 0.95
+
+
+def test_orbits_hold_fat_around_the_eyes_and_what_moves_them(atlas: Atlas) -> None:
+    tissue, before = with_orbits(atlas.tissue).numpy(), atlas.tissue.numpy()
+    changed = tissue != before
+    assert set(np.unique(before[changed])) <= {SOFT, ORBIT}, "bone, eyes and skin stay"
+    assert np.array_equal(tissue, tissue[::-1])
+    eyes = before == EYE
+    near = (ndimage.distance_transform_edt(~eyes) <= 4) & np.isin(before, (SOFT, ORBIT))
+    middle = ndimage.center_of_mass(eyes[: len(eyes) // 2])
+    near[:, round(middle[1]) :] = False  # before the eye lies its lid
+    assert (tissue[near] == ORBIT).mean() > 0.6
+    parts, _ = ndimage.label(tissue == ORBIT)
+    assert (np.bincount(parts.ravel())[1:] > 5000).sum() == 2, "one orbit an eye"
+    behind = (round(middle[0] + 17 * 25 / 38), round(middle[1]) - 25, round(middle[2]))
+    assert tissue[behind] == SOFT, "the optic nerve"
+
+
+def test_an_atlas_without_eyes_has_no_orbits(atlas: Atlas) -> None:
+    blind = torch.where(atlas.tissue == EYE, SOFT, atlas.tissue)
+    assert torch.equal(with_orbits(blind), blind)
