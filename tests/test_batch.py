@@ -118,6 +118,30 @@ def test_a_second_run_does_what_is_missing_changed_or_of_other_settings(root: Pa
     assert_complete(root, names)
 
 
+def test_of_jobs_that_belong_together_all_or_none_are_done_again(root: Path) -> None:
+    def jobs(draw: str, *names: str) -> list[batch_work.Job]:
+        return [job(root, n, group=n[0], draw=draw) for n in names or ("a1", "a2", "b1")]
+
+    assert batch(root, jobs("first"), 1)[0] == {"done": 3}
+    assert batch(root, jobs("second"), 1)[0] == {"skipped": 3}
+    (root / "out" / "a2.1").unlink()
+    assert batch(root, jobs("third"), 1)[0] == {"done": 2, "skipped": 1}
+    (root / "out" / "a2.1").unlink()
+    assert batch(root, jobs("fourth", "a2"), 1)[0] == {"done": 1}  # as a run that is killed would leave them
+    assert batch(root, jobs("fifth"), 1)[0] == {"done": 2, "skipped": 1}
+
+
+def test_one_that_fails_does_not_have_those_done_again_that_it_belongs_to(root: Path) -> None:
+    def jobs(draw: str, how: str) -> list[batch_work.Job]:
+        return [job(root, name, how=h, group="a", draw=draw) for name, h in (("a1", "well"), ("a2", how))]
+
+    assert batch(root, jobs("first", "refused"), 1)[0] == {"done": 1, "failed": 1}
+    assert batch(root, jobs("second", "refused"), 1)[0] == {"skipped": 1, "failed": 1}
+    assert batch(root, jobs("third", "refused"), 1)[0] == {"skipped": 1, "failed": 1}
+    assert batch(root, jobs("fourth", "well"), 1)[0] == {"skipped": 1, "done": 1}
+    assert batch(root, jobs("fifth", "well"), 1)[0] == {"done": 2}
+
+
 def test_a_failing_scan_is_recorded_with_its_reason_and_stops_nobody(root: Path) -> None:
     hows = {"a": "refused", "b": "well", "c": "broken", "d": "well"}
     counts, records = batch(root, [job(root, n, how) for n, how in hows.items()], 2)
@@ -467,7 +491,7 @@ def test_without_dask_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch)
 def test_records_are_json_without_traces(root: Path) -> None:
     _, records = batch(root, [job(root, "a", "broken")], 1)
     assert set(json.loads(records.path("a").read_text())) == {
-        *("name", "fingerprint", "state", "reason", "outputs", "account")
+        *("name", "fingerprint", "draw", "state", "reason", "outputs", "account")
     }
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -58,7 +57,7 @@ def bids(
     ] = None,
     slurm: Annotated[bool, typer.Option("--slurm", help="Work in jobs of Slurm, through dask-jobqueue.")] = False,
     subject_key: Annotated[
-        Path | None, typer.Option(help="A secret; all scans of one person then get the same head.")
+        Path | None, typer.Option(help="A secret, with which a person gets the same head in every run.")
     ] = None,
     keep_column: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Keep this column of the tables too (repeat it).")
@@ -130,10 +129,10 @@ def bids(
     typer.echo(f"{output_dir}: {counts['done']} scans done{before}, {failed} failed")
     if others := len((output_dir / LEFT_OUT).read_text("utf-8").splitlines()) - 1:
         typer.echo(f"{output_dir / LEFT_OUT}: {others} lines on what else is in {bids_dir} and not in the results")
-    many = Counter(scan.name.entities["sub"] for scan in dataset.scans)
-    if not subject_key and (several := sum(count > 1 for count in many.values())):
+    if several := app.of_several_heads(output_dir):
         typer.echo(
-            f"people with several scans, each in a head of its own: {several}; --subject-key FILE gives them one"
+            f"people whose scans have different heads, from different runs: {several}; do all scans of a person in one "
+            "run, or give --subject-key FILE"
         )
     if pictures:
         typer.echo(f"{pictures / 'index.html'}: look at every scan; keep this folder as private as the scans")

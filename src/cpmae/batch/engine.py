@@ -9,7 +9,6 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,12 +50,12 @@ def run(jobs: Sequence[Job], workers: Workers, records: Records, tell: Tell) -> 
     """
     counts: Counter[str] = Counter()
     waiting = {job.name: job for job in jobs}
-    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        for job, done in zip(jobs, pool.map(records.is_done, jobs), strict=True):
-            if done:
-                del waiting[job.name]
-                counts["skipped"] += 1
-                tell("skipped", job, None)
+    done = records.done(jobs)
+    for job in jobs:
+        if job.name in done:
+            del waiting[job.name]
+            counts["skipped"] += 1
+            tell("skipped", job, None)
     open_names, ahead, lost = set(waiting), set[str](), Counter[str]()
     while open_names:
         ready = [job for job in waiting.values() if not open_names & set(job.after)]

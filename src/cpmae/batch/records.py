@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,9 @@ class Job:
         fingerprint: changes with every setting and input that changes the result.
         inputs: files that are read ahead.
         after: names of jobs that must have ended, well or not, before this one starts.
+        group: jobs of one group are done again, all of them, unless all have ended and those that are done are of one
+            draw; those that failed are tried again alone.
+        draw: tells apart what was drawn at random and is in no fingerprint, as each run does it anew.
     """
 
     name: str
@@ -36,6 +40,8 @@ class Job:
     fingerprint: str
     inputs: tuple[Path, ...] = ()
     after: tuple[str, ...] = ()
+    group: str = ""
+    draw: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Records:
         Raises:
             OutputError: if it cannot be written.
         """
-        facts = {"name": job.name, "fingerprint": job.fingerprint, **asdict(outcome)}
+        facts = {"name": job.name, "fingerprint": job.fingerprint, "draw": job.draw, **asdict(outcome)}
         del facts["traceback"]
         path = self.path(job.name)
         if self._staging is None:
@@ -99,13 +105,28 @@ class Records:
         found = [_load(path) for path in (self.root / FOLDER / "scans").rglob("*.json")]
         return sorted((record for record in found if record), key=lambda record: record["name"])
 
-    def is_done(self, job: Job) -> bool:
-        """Whether the job's outputs are there and are those that were checked."""
+    def done(self, jobs: Sequence[Job]) -> set[str]:
+        """Names of the jobs whose outputs are there and are those that were checked; see `Job.group`."""
+        with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+            records = list(pool.map(self._ended, jobs))
+        draws: dict[str, dict[str, str]] = {}  # of each group, by the names of the jobs that are done
+        anew = set()
+        for job, record in zip(jobs, records, strict=True):
+            group = job.group or job.name
+            if record is None:
+                anew.add(group)
+            elif record["state"] == "done":
+                draws.setdefault(group, {})[job.name] = record["draw"]
+        whole = (found for group, found in draws.items() if group not in anew and len(set(found.values())) == 1)
+        return {name for found in whole for name in found}
+
+    def _ended(self, job: Job) -> dict[str, Any] | None:
+        """The record of a job, None if there is none of these settings and inputs whose outputs are all there."""
         record = self.read(job.name)
-        if record is None or record["state"] != "done" or record["fingerprint"] != job.fingerprint:
-            return False
+        if record is None or record["fingerprint"] != job.fingerprint:
+            return None
         places = [(self.root / path, digest) for path, digest in record["outputs"].items()]
-        return all(path.is_file() and sha256(path) == digest for path, digest in places)
+        return record if all(path.is_file() and sha256(path) == digest for path, digest in places) else None
 
     def outputs(self, paths: Iterable[Path]) -> dict[str, str]:
         """Path below the root and SHA-256 of files in it."""

@@ -73,6 +73,15 @@ def participant(
     return counts
 
 
+def of_several_heads(target: Path) -> int:
+    """How many people have results in heads of different draws, as of runs without a key that each did a session."""
+    draws: dict[str, set[str]] = {}
+    for record in Records(target).all():
+        if record["state"] == "done":
+            draws.setdefault(record["name"].split("/")[0], set()).add(record["draw"])
+    return sum(len(found) > 1 for found in draws.values())
+
+
 def _show(dataset: Dataset, target: Path, pictures: Path) -> None:
     """A page of all the pictures that there are, of this run and of earlier ones."""
     records = {record["name"]: record for record in Records(target).all()}

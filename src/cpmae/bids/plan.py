@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -40,7 +41,7 @@ class Settings:
         placement: "derivative", files under derived names, or "raw", a data set under the original names.
         options: of every scan; its seed and number of noise are not used.
         weights: a weight file; the package's own if None.
-        key: the secret of `bids.key`; each scan has its own draw if None.
+        key: the secret of `bids.key`; every run has one of its own if None.
         keep_columns: of tables, besides those that are kept anyway.
         pictures: a folder for before/after pictures, which identify people.
     """
@@ -99,29 +100,32 @@ class Task:
 def jobs(
     dataset: Dataset, scans: Sequence[Scan], target: Path, settings: Settings, source_uri: str | None = None
 ) -> list[Job]:
-    """A job for each of `scans`, those that others wait for first within a session."""
+    """A job for each of `scans`, those that others wait for first within a session.
+
+    Without a key the seeds of people follow from a secret that this run forgets. So whoever is not done as a whole is
+    done again as a whole, that all of a person's scans have one head.
+    """
     fixed = _fixed(settings)
+    key = settings.key or secrets.token_bytes(32)
     chosen = {scan.path for scan in scans}
     by_session: dict[tuple[str, str | None], list[Scan]] = {}
     for scan in dataset.scans:
         by_session.setdefault(scan.session, []).append(scan)
-    heads = head_scans(by_session.values()) if settings.key is not None else {}
+    heads = head_scans(by_session.values())
     found = []
     for scan in scans:
         near = references(scan, by_session[scan.session])
-        head = heads.get(scan.name.entities["sub"])
+        person = scan.name.entities["sub"]
+        head = heads.get(person)
         head = None if head == scan.path else head
-        options = settings.options
-        if settings.key is not None:
-            seed = subject_key.seed_of(settings.key, scan.name.entities["sub"])
-            options = replace(options, seed=seed, noise_number=_noise_number(scan))
+        seed = subject_key.seed_of(key, person)
         task = Task(
             source=dataset.root,
             target=target,
             scan=scan.path,
             output=scan.path if settings.placement == "raw" else derivative(scan),
             placement=settings.placement,
-            options=options,
+            options=replace(settings.options, seed=seed, noise_number=_noise_number(scan)),
             weights=settings.weights,
             mask=mask_path(scan, settings.placement),
             defacemask=_defacemask(scan) if settings.placement == "raw" else None,
@@ -144,6 +148,8 @@ def jobs(
                 fingerprint=_digest(fixed | {"inputs": [_identity(dataset.root, path) for path in read]}),
                 inputs=(dataset.root / scan.path,),
                 after=tuple(str(path) for path in waits if path in chosen),
+                group="" if settings.key else person,
+                draw=subject_key.fingerprint(key),
             )
         )
     return sorted(found, key=lambda job: (PurePosixPath(job.name).parts[0], len(job.after)))

@@ -78,7 +78,7 @@ def deidentify_scan(
             beside=files,
             staging=Path(private),
         )
-    if task.head is None and task.options.seed is not None:
+    if task.head is None:
         _keep_head(result.head, _kept_head(task, staging))
     account = {key: value for key, value in result.account.items() if key != "seed"}  # it may follow from the secret
     account |= {"brain_mask_from": mask_from or account["brain_extractor"], "head_from": str(task.scan)}
