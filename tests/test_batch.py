@@ -131,6 +131,22 @@ def test_of_jobs_that_belong_together_all_or_none_are_done_again(root: Path) -> 
     assert batch(root, jobs("fifth"), 1)[0] == {"done": 2, "skipped": 1}
 
 
+def test_of_a_job_that_fails_now_nothing_older_is_left(root: Path) -> None:
+    batch(root, [job(root, "a")], 1)
+    assert (root / "out" / "a.1").exists()
+    other = batch_work.Job("a", job(root, "a", "refused").task, "settings 2")
+    counts, records = batch(root, [other], 1)
+    assert counts == {"failed": 1} and not list((root / "out").glob("a.*"))
+
+
+def test_records_of_earlier_versions_are_read(root: Path) -> None:
+    _, records = batch(root, [job(root, "a")], 1)
+    facts = json.loads(records.path("a").read_text())
+    del facts["draw"]
+    records.path("a").write_text(json.dumps(facts))
+    assert batch(root, [job(root, "a", group="a")], 1)[0] == {"skipped": 1}
+
+
 def test_one_that_fails_does_not_have_those_done_again_that_it_belongs_to(root: Path) -> None:
     def jobs(draw: str, how: str) -> list[batch_work.Job]:
         return [job(root, name, how=h, group="a", draw=draw) for name, h in (("a1", "well"), ("a2", how))]

@@ -619,6 +619,27 @@ def test_the_real_way_gives_a_person_one_head_whatever_was_done_when(tmp_path: P
     assert np.corrcoef(*pair)[0, 1] > 0.95
 
 
+def test_the_real_way_without_a_key_gives_a_person_one_head_in_one_run(tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    two_sessions(root)
+    arguments = ["bids", root, out, "participant", "--placement", "raw", "--device", "cpu"]
+    names = [f"sub-1/ses-{n}/anat/sub-1_ses-{n}_T1w.nii" for n in (1, 2)]
+    outside = [f"sub-1/ses-{n}/anat/sub-1_ses-{n}_mod-T1w_defacemask.nii" for n in (1, 2)]
+
+    def alike() -> float:
+        where = np.logical_and(*((nifti.load(out / name).stored != 0) for name in outside))
+        return float(np.corrcoef(*(nifti.load(out / name).stored[where].astype(float) for name in names))[0, 1])
+
+    for session in "12":
+        code, output = cpmae(*arguments, "--session-label", session)
+        assert code == 0 and "1 scans done" in output, output
+    assert "people whose scans have different heads: 1" in output
+    apart = alike()
+    code, output = cpmae(*arguments)
+    assert code == 0 and "2 scans done" in output and "different heads" not in output, output
+    assert apart < 0.95 < alike()
+
+
 @pytest.mark.slow
 def test_kill_9_of_a_run_with_shared_heads_changes_no_byte(tmp_path: Path) -> None:
     root, system = tmp_path / "in", tmp_path / "system"

@@ -5,11 +5,14 @@ import pytest
 import torch
 from scipy import ndimage
 
+from cpmae import canonical
+from cpmae.generate import paint_head
 from cpmae.models import checkpoint
 from cpmae.models.atlas import Atlas
+from cpmae.models.field import control_shape
 from cpmae.models.orbit import with_orbits
 from cpmae.models.texture import texture
-from cpmae.models.tissue import TISSUES
+from cpmae.models.tissue import PAINTS, TISSUES
 
 AIR, EYE, SOFT, ORBIT, SKIN, BONE = (
     TISSUES.index(name) for name in ("air", "eye", "soft tissue", "orbit", "skin", "bone")
@@ -38,6 +41,8 @@ def test_fat_lies_under_the_skin_and_in_sheets_below(atlas: Atlas, fat: np.ndarr
     muscle = fat[soft & (to_skin > 14)]
     assert np.median(muscle) < 0.1, "muscles are lean"
     assert 0.03 < (muscle > 0.5).mean() < 0.3, "with sheets between them"
+    bottom = soft[:, :, 0] & (to_skin[:, :, 0] < 3)
+    assert fat[:, :, 0][bottom].mean() > 0.5, "where the neck leaves the grid too"
 
 
 def test_fat_is_drawn_anew_by_each_generator(atlas: Atlas, fat: np.ndarray) -> None:
@@ -71,6 +76,20 @@ def test_orbits_hold_fat_around_the_eyes_and_what_moves_them(atlas: Atlas) -> No
     assert (np.bincount(parts.ravel())[1:] > 5000).sum() == 2, "one orbit an eye"
     behind = (round(middle[0] + 17 * 25 / 38), round(middle[1]) - 25, round(middle[2]))
     assert tissue[behind] == SOFT, "the optic nerve"
+    x, y, z = (round(m) for m in middle)
+    above = tissue[x + 4, y - 10, z : z + 16]  # along y, 10 mm behind the middle of the eye
+    assert {SOFT, ORBIT} <= set(above) and above[-1] != SOFT, "a muscle with fat on both sides"
+
+
+def test_results_have_orbits() -> None:
+    model = checkpoint.load()
+    paints = torch.zeros(len(PAINTS))
+    paints[PAINTS.index("orbit")] = 1
+    mask = np.zeros(canonical.MODEL_SHAPE, bool)
+    mask[30:60, 30:60, 70:100] = True
+    field = torch.zeros(3, *control_shape())
+    painted = paint_head(model, field, mask, paints, torch.Generator().manual_seed(0))
+    assert painted.sum() > 10 * (model.atlas.tissue == ORBIT).sum() > 0
 
 
 def test_an_atlas_without_eyes_has_no_orbits(atlas: Atlas) -> None:

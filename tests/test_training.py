@@ -239,6 +239,11 @@ def test_stages_resume_and_end_in_weights(people: Path, tmp_path: Path) -> None:
     stages.train_vqvaes(people, run, LoopSettings(steps=5), CPU, 1, None, 0)
     with pytest.raises(SettingsError, match="mae was begun with vqvae"):
         stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
+    other = tmp_path / "other"
+    shutil.copytree(people, other)
+    (other / stages.POPULATION).write_bytes(b"another population")
+    with pytest.raises(SettingsError, match="vqvae was begun with population"):
+        stages.train_vqvaes(other, run, settings, CPU, 1, None, 0)
 
 
 @pytest.mark.parametrize(("name", "says"), [("none/new.safetensors", "make it first"), ("new.json", ".safetensors")])

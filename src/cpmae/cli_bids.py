@@ -131,8 +131,8 @@ def bids(
         typer.echo(f"{output_dir / LEFT_OUT}: {others} lines on what else is in {bids_dir} and not in the results")
     if several := app.of_several_heads(output_dir):
         typer.echo(
-            f"people whose scans have different heads, from different runs: {several}; do all scans of a person in one "
-            "run, or give --subject-key FILE"
+            f"people whose scans have different heads: {several}; do all scans of a person in one run, or every run "
+            "with the same --subject-key FILE and options"
         )
     if pictures:
         typer.echo(f"{pictures / 'index.html'}: look at every scan; keep this folder as private as the scans")

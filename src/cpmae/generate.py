@@ -109,7 +109,7 @@ def _as_painted(atlas: Atlas) -> Atlas:
     sulci lies in the brain mask. The lowest part, about the brain stem, stays open.
     """
     where = ndimage.find_objects((atlas.tissue == BRAIN).numpy().view(np.uint8))[0]
-    tissue = with_orbits(atlas.tissue).clone()
+    tissue = with_orbits(atlas.tissue)
     above = tissue[:, :, where[2].start + 2 * STEM_MM :]
     above[(above == BRAIN) | (above == TISSUES.index("csf"))] = TISSUES.index("bone")
     return atlas._replace(tissue=tissue)

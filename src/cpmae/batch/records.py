@@ -1,7 +1,8 @@
 """What became of each scan, on disk, so that a run that was killed goes on where it stopped.
 
 One JSON file a job in a hidden folder of the output. A job is done if its record says so for the same settings and
-inputs (`Job.fingerprint`), and each of its outputs still has the SHA-256 that it had when it was written and checked.
+inputs (`Job.fingerprint`), each of its outputs still has the SHA-256 that it had when it was written and checked, and
+so it is with the jobs that it belongs together with (`Job.group`).
 Reading the outputs again costs a hundredth of making them, and finds the truncated copy that a look at names does not.
 """
 
@@ -78,7 +79,7 @@ class Records:
         return self.root / FOLDER / "scans" / f"{name}.json"
 
     def write(self, job: Job, outcome: Outcome) -> None:
-        """Record an outcome; the file changes at once and whole.
+        """Record an outcome; the file changes at once and whole. What a job that failed gave before is removed.
 
         Raises:
             OutputError: if it cannot be written.
@@ -92,6 +93,9 @@ class Records:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(facts, indent=1) + "\n")
+            if outcome.state != "done":
+                for output in (self.read(job.name) or {}).get("outputs", {}):
+                    (self.root / output).unlink(missing_ok=True)
             os.replace(temporary, path)
         except OSError as error:
             raise OutputError(f"what became of {job.name} cannot be recorded ({error.strerror}), free space") from error
@@ -116,7 +120,7 @@ class Records:
             if record is None:
                 anew.add(group)
             elif record["state"] == "done":
-                draws.setdefault(group, {})[job.name] = record["draw"]
+                draws.setdefault(group, {})[job.name] = record.get("draw", "")
         whole = (found for group, found in draws.items() if group not in anew and len(set(found.values())) == 1)
         return {name for found in whole for name in found}
 

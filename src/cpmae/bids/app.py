@@ -74,12 +74,13 @@ def participant(
 
 
 def of_several_heads(target: Path) -> int:
-    """How many people have results in heads of different draws, as of runs without a key that each did a session."""
-    draws: dict[str, set[str]] = {}
+    """How many people have results in different heads, as of runs without a key that each did a session."""
+    heads: dict[str, set[tuple[str, str]]] = {}
     for record in Records(target).all():
-        if record["state"] == "done":
-            draws.setdefault(record["name"].split("/")[0], set()).add(record["draw"])
-    return sum(len(found) > 1 for found in draws.values())
+        if record["state"] == "done" and any((target / path).exists() for path in record["outputs"]):
+            head = record.get("draw", ""), record["account"].get("head_from", "")
+            heads.setdefault(record["name"].split("/")[0], set()).add(head)
+    return sum(len(found) > 1 for found in heads.values())
 
 
 def _show(dataset: Dataset, target: Path, pictures: Path) -> None:

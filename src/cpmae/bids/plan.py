@@ -3,6 +3,7 @@
 import hashlib
 import json
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -14,7 +15,7 @@ from cpmae.batch.records import FOLDER, Job
 from cpmae.bids import key as subject_key
 from cpmae.errors import WeightsError
 from cpmae.io.bids import Dataset, Scan
-from cpmae.options import Options
+from cpmae.options import DRAWING, Options
 
 Placement = Literal["derivative", "raw"]
 # Entities that tell images of one acquisition apart: they share grid, frame and mask.
@@ -72,6 +73,7 @@ class Task:
         picture: where the before/after picture goes, if anywhere; not below `target`.
         references: scans to take the mask of, best first.
         head: the person's scan whose head this one gets, in whatever session it is; None if it draws its own.
+        lends_head: others get the head that this one draws.
         is_phase: nothing but another scan can tell where the brain is.
         sidecars: JSON files that say something of the scan, from the top down.
         tables: other files of the scan, with the JSON files that describe them, and where they go.
@@ -90,6 +92,7 @@ class Task:
     picture: Path | None
     references: tuple[Reference, ...]
     head: PurePosixPath | None
+    lends_head: bool
     is_phase: bool
     sidecars: tuple[PurePosixPath, ...]
     tables: tuple[tuple[PurePosixPath, tuple[PurePosixPath, ...], PurePosixPath], ...]
@@ -100,18 +103,20 @@ class Task:
 def jobs(
     dataset: Dataset, scans: Sequence[Scan], target: Path, settings: Settings, source_uri: str | None = None
 ) -> list[Job]:
-    """A job for each of `scans`, those that others wait for first within a session.
+    """A job for each of `scans`, those that others wait for first within a person.
 
     Without a key the seeds of people follow from a secret that this run forgets. So whoever is not done as a whole is
     done again as a whole, that all of a person's scans have one head.
     """
     fixed = _fixed(settings)
-    key = settings.key or secrets.token_bytes(32)
+    key = secrets.token_bytes(32) if settings.key is None else settings.key
+    draw = _digest(_drawing(settings) | {"key": subject_key.fingerprint(key)})
     chosen = {scan.path for scan in scans}
     by_session: dict[tuple[str, str | None], list[Scan]] = {}
     for scan in dataset.scans:
         by_session.setdefault(scan.session, []).append(scan)
     heads = head_scans(by_session.values())
+    scans_of = Counter(scan.name.entities["sub"] for scan in dataset.scans)
     found = []
     for scan in scans:
         near = references(scan, by_session[scan.session])
@@ -132,6 +137,7 @@ def jobs(
             picture=settings.pictures / picture_path(scan) if settings.pictures else None,
             references=tuple(Reference(r.path, mask_path(r, settings.placement)) for r in near),
             head=head,
+            lends_head=head is None and scans_of[person] > 1,
             is_phase=is_phase(scan),
             sidecars=tuple(dataset.inherited(scan)),
             tables=tuple(_tables(dataset, scan, settings.placement)),
@@ -148,8 +154,8 @@ def jobs(
                 fingerprint=_digest(fixed | {"inputs": [_identity(dataset.root, path) for path in read]}),
                 inputs=(dataset.root / scan.path,),
                 after=tuple(str(path) for path in waits if path in chosen),
-                group="" if settings.key else person,
-                draw=subject_key.fingerprint(key),
+                group=person if settings.key is None else "",
+                draw=draw,
             )
         )
     return sorted(found, key=lambda job: (PurePosixPath(job.name).parts[0], len(job.after)))
@@ -275,13 +281,19 @@ def _tables(dataset: Dataset, scan: Scan, placement: Placement) -> list[tuple[Pu
 
 def _fixed(settings: Settings) -> dict[str, object]:
     """All settings that change results, and nothing that says what the secret is."""
-    return {
-        "version": __version__,
-        "weights": _weights_sha256(settings.weights),
+    return _drawing(settings) | {
         "placement": settings.placement,
-        "options": asdict(replace(settings.options, seed=None)),
         "key": subject_key.fingerprint(settings.key) if settings.key is not None else None,
         "keep_columns": sorted(settings.keep_columns),
+    }
+
+
+def _drawing(settings: Settings) -> dict[str, object]:
+    """What decides on a person's head, besides the key and the brain."""
+    return {
+        "version": [__version__, DRAWING],
+        "weights": _weights_sha256(settings.weights),
+        "options": asdict(replace(settings.options, seed=None)),
     }
 
 

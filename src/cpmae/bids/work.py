@@ -1,7 +1,8 @@
 """A scan of a data set, in a worker: image, masks, sidecars and tables, all or none.
 
 All scans of a person get the head of one of them (`Task.head`), which follows from seed, options and that scan's brain.
-Whoever wants it and finds it nowhere draws it again, so that no order of the scans and no killed run changes anything.
+Whoever wants it and finds it nowhere draws it again, so that no order of the scans changes anything, nor a killed run
+where the user keeps the secret.
 It is kept in the private folder of the run, for the other scans of that run, and never among the results.
 """
 
@@ -78,9 +79,9 @@ def deidentify_scan(
             beside=files,
             staging=Path(private),
         )
-    if task.head is None:
+    if task.lends_head:
         _keep_head(result.head, _kept_head(task, staging))
-    account = {key: value for key, value in result.account.items() if key != "seed"}  # it may follow from the secret
+    account = {key: value for key, value in result.account.items() if key != "seed"}  # it follows from the secret
     account |= {"brain_mask_from": mask_from or account["brain_extractor"], "head_from": str(task.scan)}
     if head is not None:
         account["head_from"] = str(task.head)

@@ -14,6 +14,7 @@ from cpmae.errors import CpmaeError, MethodError, MissingExtraError
 from cpmae.evaluation.commands import package_folder, parse_command, require, run_command, run_words
 from cpmae.evaluation.facemask import face_mask
 from cpmae.evaluation.identities import Head
+from cpmae.options import DRAWING
 from cpmae.volume import Volume
 
 if TYPE_CHECKING:
@@ -103,9 +104,8 @@ def _method(name: str, shells: Path | None, weights: Path | None) -> Method:
     if name == "CP-MAE":
         from cpmae import __version__
 
-        return Method(
-            name, partial(cpmae, weights=weights), key | {"version": __version__, "weights": _sha256(weights)}
-        )
+        key |= {"version": __version__, "drawing": DRAWING, "weights": _sha256(weights)}
+        return Method(name, partial(cpmae, weights=weights), key)
     program = str(require("niimath", "niimath").bin)
     key["program"] = records.sha256(Path(program))
     if name == "DEFACE":

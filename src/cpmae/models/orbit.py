@@ -13,11 +13,8 @@ _FRONT, _BACK, _INWARD = 7, 38, 17
 _RADIUS, _END_RADIUS = 20.0, 6.0
 _LID = 1 / 40  # how much the front is bent
 _NERVE, _BEHIND_EYE = 2.2, 10  # the nerve's radius, and where it begins
-_RECTUS, _RECTUS_END, _RECTUS_THICKNESS = (
-    11.5,
-    3.5,
-    2.6,
-)  # how far the muscles lie from the axis, about the eye and behind
+# how far the muscles lie from the axis, about the eye and behind
+_RECTUS, _RECTUS_END, _RECTUS_THICKNESS = 11.5, 3.5, 2.6
 _RECTUS_WIDTH = 0.75  # cosine of twice the angle from a muscle's middle to its border
 
 
@@ -26,10 +23,10 @@ def with_orbits(tissue: Tensor) -> Tensor:
 
     An atlas without eyes stays as it is.
     """
-    half = tissue[: len(tissue) // 2].clone()  # of the left side; its last plane is the middle of the head
+    half = tissue[: len(tissue) // 2].clone()  # its last plane is the middle of the head
     eye = (half == _EYE).nonzero()
     if not len(eye):
-        return tissue
+        return tissue.clone()
     start, part = [], []
     for middle, before, after, n in zip(
         eye.float().mean(dim=0).round().int().tolist(), (22, _BACK, 22), (30, _FRONT, 22), half.shape, strict=True

@@ -51,7 +51,7 @@ def texture(atlas: Atlas, generator: torch.Generator, step: int = 1) -> tuple[Te
     """Two fields to paint an atlas with: share of fat in skin and soft tissue (0 to 1), and mottle (mean 0, sd 1).
 
     Args:
-        atlas: of even lengths, and symmetric in x.
+        atlas: symmetric in x; its lengths are even, that of x a multiple of 4.
         generator: on the CPU.
         step: 1, or 2 for the fields at half resolution.
 
@@ -67,7 +67,7 @@ def texture(atlas: Atlas, generator: torch.Generator, step: int = 1) -> tuple[Te
     layer = noise(12).mul_(_LAYER_SD).add_(_LAYER_MM).clamp_(*_LAYER_RANGE)
     under_skin = layer.sub_(depth).div_(_LAYER_EDGE).sigmoid_()
     ends = (atlas.tissue == TISSUES.index("bone")).float().mul_(_BESIDE_BONE).sub_(atlas.share(), alpha=_BESIDE_AIR)
-    ends = F.avg_pool3d(F.avg_pool3d(ends[None], _HALF_MM), 3, 1, 1)[0].add_(_BESIDE_AIR)
+    ends = F.avg_pool3d(F.avg_pool3d(ends[None], _HALF_MM), 3, 1, 1, count_include_pad=False)[0].add_(_BESIDE_AIR)
     under_skin *= ends.neg_().add_(1).clamp_(0, _SUBCUTANEOUS)
     # muscles of neck and jaw run up and down more than across
     waves = noise((10, 10, 18)).add_(noise((4, 4, 8)), alpha=0.15).mul_(_WAVES)

@@ -1,6 +1,6 @@
 """The tissues a voxel outside the brain is made of, in the order of the decoder's channels."""
 
 TISSUES = ("air", "csf", "blood", "eye", "soft tissue", "orbit", "mucosa", "skin", "cord", "bone", "marrow")
-# the intensities that paint them: soft tissue is muscle streaked with fat
+# the intensities that paint them: soft tissue is muscle and fat, skin has fat in it
 PAINTS = ("air", "csf", "blood", "eye", "muscle", "orbit", "mucosa", "skin", "cord", "bone", "marrow", "fat")
 BRAIN = len(TISSUES)  # in an atlas: what the brain covers

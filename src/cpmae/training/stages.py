@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from cpmae import faces
+from cpmae.batch.records import sha256
 from cpmae.draws import KNOWN_STEP
 from cpmae.errors import ScanError, SettingsError
 from cpmae.io.output import check_output, whole_file
@@ -50,7 +51,7 @@ def begin(run: Path, writes: bool, **made_from: str) -> None:
     noted = run / MADE_FROM
     if noted.exists():
         before = json.loads(noted.read_text())
-        if changed := [name for name, digest in made_from.items() if before.get(name, digest) != digest]:
+        if changed := [name for name in before | made_from if before.get(name) != made_from.get(name)]:
             raise SettingsError(f"{run} was begun with {' and '.join(changed)} that have changed, give another folder")
     if writes:
         run.mkdir(parents=True, exist_ok=True)
@@ -122,12 +123,13 @@ def train_vqvaes(
             None.
 
     Raises:
-        SettingsError: if `run` has scans that were prepared with other weights.
+        SettingsError: if `run` was begun with another population or other weights.
     """
     fabric = loop.make_fabric(hardware.accelerator, hardware.devices, hardware.precision)
     torch.manual_seed(seed)
     drawn = (examples / POPULATION).exists()
     if drawn:
+        begin(run, fabric.global_rank == 0, population=sha256(examples / POPULATION))
         people = population.Population.load(examples / POPULATION)
         known = torch.from_numpy(faces.thinned(people.reliefs, KNOWN_STEP))
         config = HeadConfig(known_faces=tuple(known.shape))

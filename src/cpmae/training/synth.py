@@ -88,7 +88,7 @@ def scan(values: NDArray[np.uint8], rng: np.random.Generator, mask_jitter: float
 
 
 def _texture(tissue: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Share of fat and mottle, as `models.texture` has them for an atlas, of any crop of a label map.
+    """Share of fat and mottle of any crop of a label map: simpler than `models.texture`; the palette learnt from it.
 
     Fat lies in thin sheets, here the zero surfaces of a random field, and in a layer under the skin.
     """
