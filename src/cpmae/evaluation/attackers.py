@@ -26,7 +26,7 @@ ATTACKERS = {
     "face": "distance of the faces' surfaces alone, which a brain tells least of",
     "brain": "no attack on a method: what the kept brain's shape tells by itself",
 }
-PICTURES_VERSION = 1  # of what networks learn from; another number and they learn again
+PICTURES_VERSION = 2  # of what networks learn from; another number and they learn again
 _VOLUME = {
     "volume": attack_volume.correlations,
     "surface": attack_volume.surface_closeness,

@@ -18,7 +18,7 @@ from cpmae.evaluation.work import Arrays, Cache, Failure
 from cpmae.models import vqvae
 from cpmae.volume import Volume
 
-VERSION = 2  # of what is kept; another number and nothing kept before is used
+VERSION = 3  # of what is kept; another number and nothing kept before is used
 STEP_MM = 4  # of the volumes
 CLEARANCE_MM = 8  # from where a template brain reaches to what counts as outside of any brain
 
