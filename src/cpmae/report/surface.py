@@ -24,7 +24,7 @@ _VIEWS = {
     "three-quarter right": (-40.0, 8.0),
 }
 _STEP_MM = 1.0
-_FINE_MM = 1.1
+_FINE_MM, _REFINED_MM = 1.1, 0.9  # of what is averaged, and of what is refined
 _COARSE = 0.7  # of a voxel's edge: the standard deviation with which coarse ones are smoothed
 _TAIL = 2.5  # standard deviations that are smoothed over
 _SPLINE = BSpline.basis_element(np.arange(-2, 3), extrapolate=False)
@@ -65,10 +65,6 @@ def head_surface(volume: Volume, threshold: float | None = None) -> HeadSurface:
     """
     data, affine = _about_one_mm(volume)
     is_mask = bool(np.array_equal(data, data.astype(bool)))
-    # a mask has steps where a scan has partial volume, and so has the skin in coarse voxels
-    edges = voxel_sizes(affine)
-    sigmas = np.maximum(1.4 if is_mask else 1.0, _COARSE * edges)
-    data, affine = _refined(data, affine)
     coarse = _block_mean(np.pad(data, [(0, n % 2) for n in data.shape], mode="edge"), (2, 2, 2))
     if threshold is None:
         threshold = 0.4 if is_mask else _air_threshold(coarse)
@@ -81,13 +77,16 @@ def head_surface(volume: Volume, threshold: float | None = None) -> HeadSurface:
     cut = data[tuple(slice(2 * s.start, 2 * s.stop) for s in wide)]
     floor = min(float(coarse.min()), threshold - 1e-3 * max(abs(threshold), 1e-3))
     cut = np.where(near[tuple(slice(n) for n in cut.shape)], cut, np.float32(floor))
+    # a mask has steps where a scan has partial volume, and so has the skin in coarse voxels
+    edges = voxel_sizes(affine)
+    sigmas = np.maximum(1.4 if is_mask else 1.0, _COARSE * edges)
+    rim = np.ceil(_TAIL * sigmas / edges).astype(int) + 1
     # A rim of air closes the surface where the field of view cuts the neck.
-    sigmas /= voxel_sizes(affine)
-    rim = np.ceil(_TAIL * sigmas).astype(int) + 1
     cut = np.pad(cut, np.column_stack([rim, rim]), constant_values=floor)
     start = np.array([2 * s.start for s in wide]) - rim
     affine = _shifted(affine, start)
-    field = _smooth(cut, sigmas)
+    cut, affine = _refined(cut, affine)
+    field = _smooth(cut, sigmas / voxel_sizes(affine))
     block = tuple(int(k) for k in np.maximum(np.rint(_BLOCK_MM / voxel_sizes(affine)), 1))
     clearance = _clearance(field, affine, threshold, block)
     low, high = _world_extent(field >= threshold, affine)
@@ -156,7 +155,7 @@ def _about_one_mm(volume: Volume) -> tuple[NDArray[np.float32], NDArray[np.float
 
 def _refined(data: NDArray[np.float32], affine: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Cubic splines between voxels that are coarser than about 1 mm: straight lines show as rings on the skin."""
-    factors = np.ceil(voxel_sizes(affine) / _FINE_MM).astype(int)
+    factors = np.maximum(np.rint(voxel_sizes(affine) / _REFINED_MM).astype(int), 1)
     for axis, factor in enumerate(factors):
         if factor > 1:  # one axis after another takes a tenth of the time of ndimage.zoom
             nodes = ndimage.spline_filter1d(data, axis=axis, mode="nearest", output=np.float32)
