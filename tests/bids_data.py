@@ -102,6 +102,7 @@ def make(root: Path) -> list[bytes]:
     image(anat / f"{sub}_T2w.nii", new, affine=thick)
     text(anat / f"{sub}_T2w.json", SIDECAR | {name: new(name) for name in FIELDS[1::2]})
     image(anat / f"{sub}_acq-fast_run-2_FLAIR.nii.gz", new)
+    text(anat / f"{sub}_acq-fast_run-2_FLAIR.json", {"ScanOptions": "PFP_FS"})
     mp2rage = {"RepetitionTimeExcitation": 0.006, "RepetitionTimePreparation": 5, "NumberShots": 176}
     for inv in (1, 2):
         image(anat / f"{sub}_inv-{inv}_MP2RAGE.nii.gz", new)
@@ -157,7 +158,7 @@ def stand_in(
     if data.ndim > 3:
         clean.header["pixdim"][4] = 2.3
     scan = nifti.parse(phantom.nifti_bytes_of(kept.reshape(*data.shape[:3], -1)[..., 0], loaded.affine), "scan")  # type: ignore[attr-defined]
-    account = {"brain_extractor": "stand-in", "seed": options.seed}
+    account = {"brain_extractor": "stand-in", "seed": options.seed, "fat": options.fat}
     result = SimpleNamespace(account=account, head=head or drawn(input, options))
     raw = clean.to_bytes()
     packed = gzip.compress(raw, 1, mtime=0) if output.name.endswith(".gz") else raw

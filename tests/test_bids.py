@@ -192,6 +192,14 @@ def test_who_lends_a_mask_to_whom(derivative: Path, source: tuple) -> None:
     assert records["sub-01_ses-1_task-rest_bold.nii.gz.json"] == t1w
 
 
+def test_fat_is_dark_where_sidecar_or_suffix_tell_so(derivative: Path) -> None:
+    fat = {PurePosixPath(record["name"]).name: record["account"]["fat"] for record in Records(derivative).all()}
+    suppressed = {name for name, kind in fat.items() if kind == "suppressed"}
+    parts = ("acq-fast_run-2_FLAIR", "task-rest_bold", "task-rest_sbref", "dwi", "asl")
+    assert suppressed == {f"sub-01_ses-1_{part}.nii.gz" for part in parts}
+    assert fat["sub-01_ses-1_T1w.nii.gz"] == "auto"
+
+
 def test_all_scans_of_a_person_get_the_seed_that_only_the_secret_tells(source: tuple, tmp_path: Path) -> None:
     def seeds(secret: bytes | None) -> dict[str, int | None]:
         dataset = bids.find(source[0])

@@ -24,6 +24,7 @@ LEVELS = [
     },
     {"models"},
     {"volume", "errors", "options", "stopping", "depth", "tool", "overlay"},
+    {"sequence"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -162,6 +162,19 @@ def test_the_number_of_the_noise_changes_noise_alone(model: HeadModel, plain_flo
     assert phantom.smooth_share(textured.image.stored, first.image.stored, ~brain) > 0.15
 
 
+def test_suppressed_fat_is_dark_and_all_else_the_same(model: HeadModel, plain_float: pipeline.Deidentified) -> None:
+    suppressed = run(scan_of(storage=FLOAT), brain_of(), model, fat="suppressed")
+    outside = ~plain_float.protected
+    before, after = (r.image.stored[outside] for r in (plain_float, suppressed))
+    assert (plain_float.account["fat"], suppressed.account["fat"]) == ("bright", "suppressed")
+    assert torch.equal(plain_float.head.field, suppressed.head.field)
+    darker, air = before - after, np.median(before)
+    assert darker.min() > -air, "nothing gets brighter"
+    assert 0.2 < (darker > 2 * air)[before > 6 * air].mean() < 0.8, "skin and fat, not muscle"
+    again = run(scan_of(storage=FLOAT), brain_of(), model, fat="bright")
+    assert np.array_equal(again.image.stored, plain_float.image.stored)
+
+
 def test_a_head_is_given_to_another_session(
     model: HeadModel, plain_float: pipeline.Deidentified, tmp_path: Path
 ) -> None:

@@ -115,6 +115,10 @@ def deidentify(
         Literal["nonbrain", "face"],
         typer.Option(help="Replace all outside the brain, or face and ears alone."),
     ] = "nonbrain",
+    fat: Annotated[
+        Literal["auto", "bright", "suppressed"],
+        typer.Option(help="How the sequence shows fat; by default as sidecar or DICOM header say, else bright."),
+    ] = "auto",
     metadata: Annotated[
         Literal["basic", "keep"],
         typer.Option(help="Empty the header's text and drop its extensions, which can hold names, or keep them."),
@@ -166,6 +170,7 @@ def deidentify(
         brain_extractor=brain_extractor or "deepbet",
         margin_mm=margin_mm,
         region=region,
+        fat=fat,
         clean_metadata=metadata == "basic",
         seed=seed,
         device=device,

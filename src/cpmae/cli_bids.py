@@ -73,6 +73,10 @@ def bids(
     region: Annotated[
         Literal["nonbrain", "face"], typer.Option(help="Replace all outside the brain, or face and ears alone.")
     ] = "nonbrain",
+    fat: Annotated[
+        Literal["auto", "bright", "suppressed"],
+        typer.Option(help="How sequences show fat; by default as sidecars and suffixes say, else bright."),
+    ] = "auto",
     metadata: Annotated[
         Literal["basic", "keep"],
         typer.Option(help="Clean headers, sidecars and tables of what may identify, or keep them."),
@@ -111,6 +115,7 @@ def bids(
             brain_extractor=brain_extractor,
             margin_mm=margin_mm,
             region=region,
+            fat=fat,
             clean_metadata=metadata == "basic",
             device=device,
             allow_unusual_mask=allow_unusual_mask,

@@ -81,7 +81,9 @@ def deidentify_file(
     run = forms.open_scan(input)
     fields = None
     if described:
-        fields = metadata_json.sidecar(read_sidecar(described), options, f"cpmae {__version__}")
+        said = read_sidecar(described)
+        options = options.for_sequence(said)
+        fields = metadata_json.sidecar(said, options, f"cpmae {__version__}")
     mask = load_brain_mask(brain_mask, run.shape, run.affine) if brain_mask else None
     done = _run if run.count > 1 else _scan
     result, marked, volumes, before = done(run, options, mask, weights, head, tell)

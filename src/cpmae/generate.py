@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from cpmae.canonical import MODEL_SHAPE, Conformed
 from cpmae.draws import Draws, SamplingSettings, no_codes, visible_codes
-from cpmae.models.atlas import Atlas
+from cpmae.models.atlas import AIR, Atlas
 from cpmae.models.field import GRID_SHAPE, dense, pull, sampling_grid, warp_volume
 from cpmae.models.head import HeadModel
 from cpmae.models.orbit import with_orbits
@@ -25,6 +25,8 @@ from cpmae.thicken import random_thickness, thickened
 
 INNER_TABLE_MM = 5.0  # of bone about every brain; chosen by deepbet's agreement between scans and results
 STEM_MM = 10  # of the brain stem that no bone covers
+# below the brain, where half of the signal is left: head coils do not reach far down the neck
+COIL_REACH_MM = (50.0, 110.0)
 
 
 def generate_field(
@@ -78,10 +80,11 @@ def paint_head(
     Returns:
         GRID_SHAPE float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere.
     """
-    atlas = _as_painted(model.atlas)
+    atlas, around = _as_painted(model.atlas).cropped()
     painted = paint_atlas(atlas, paints, *texture(atlas, generator))
-    head = warp_volume(painted[None], dense(field, GRID_SHAPE))[0]
-    return head.lerp_(paints[PAINTS.index("bone")], beside_brain(mask, skin_of(atlas, field), GRID_SHAPE))
+    painted = F.pad(painted, around, value=float(paints[AIR]))
+    head = warp_volume(painted[None], dense(field, GRID_SHAPE))[0].mul_(_coil(mask, GRID_SHAPE[2], generator))
+    return head.lerp_(paints[PAINTS.index("bone")], beside_brain(mask, skin_of(model.atlas, field), GRID_SHAPE))
 
 
 def paint_shares(
@@ -96,10 +99,24 @@ def paint_shares(
         for each of `PAINTS`, (X / step, Y / step, Z / step) float32.
     """
     x, y, z = (n // step for n in GRID_SHAPE)
-    atlas, into = _as_painted(model.atlas), sampling_grid(dense(field, (x, y, z)))
-    beside = beside_brain(mask, skin_of(atlas, field), (x, y, z))
-    for name, share in zip(PAINTS, shares(atlas, *texture(atlas, generator, step)), strict=True):
-        yield pull(share[None], into)[0].lerp_(torch.tensor(float(name == "bone")), beside)
+    atlas, around = _as_painted(model.atlas).cropped()
+    around = tuple(n // step for n in around)
+    into = sampling_grid(dense(field, (x, y, z)))
+    beside = beside_brain(mask, skin_of(model.atlas, field), (x, y, z))
+    painted = shares(atlas, *texture(atlas, generator, step))
+    coil = _coil(mask, z, generator)
+    for name, share in zip(PAINTS, painted, strict=True):
+        whole = F.pad(share, around, value=float(name == TISSUES[AIR]))
+        yield pull(whole[None], into)[0].mul_(coil).lerp_(torch.tensor(float(name == "bone")), beside)
+
+
+def _coil(mask: NDArray[np.bool_], length: int, generator: torch.Generator) -> Tensor:
+    """Share of the signal that the coil receives along the canonical z, (length,) float32: 1 beside the brain."""
+    low, high = COIL_REACH_MM
+    reach = low + (high - low) * float(torch.rand((), generator=generator))
+    mm = (torch.arange(length) + 0.5) * (GRID_SHAPE[2] / length)
+    bottom = float(ndimage.find_objects(mask.view(np.uint8))[0][2].start * STEP_MM)
+    return 1 / (1 + ((bottom - mm).clamp(min=0) / reach) ** 2)
 
 
 def _as_painted(atlas: Atlas) -> Atlas:
@@ -117,7 +134,7 @@ def _as_painted(atlas: Atlas) -> Atlas:
 
 def skin_of(atlas: Atlas, field: Tensor) -> Tensor:
     """Share of skin in a head, canonical.MODEL_SHAPE float32."""
-    skin = F.avg_pool3d(((atlas.tissue == TISSUES.index("skin")) * atlas.share())[None], STEP_MM)
+    skin = F.avg_pool3d(torch.where(atlas.tissue == TISSUES.index("skin"), atlas.share(), 0)[None], STEP_MM)
     return warp_volume(skin, dense(field, MODEL_SHAPE))[0]
 
 
@@ -143,7 +160,7 @@ def beside_brain(mask: NDArray[np.bool_], skin: Tensor, shape: tuple[int, int, i
     return F.interpolate(beside[None, None], shape, mode="trilinear", align_corners=False)[0, 0]
 
 
-def paints_for(model: HeadModel, brain: Conformed) -> Tensor:
+def paints_for(model: HeadModel, brain: Conformed, fat_suppressed: bool = False) -> Tensor:
     """The colours that go with a brain's contrast, (len(PAINTS),) float32 on the CPU."""
     depth = brain_depth(brain.mask, [STEP_MM] * 3)
-    return model.paints(brain_profile(brain.data[brain.mask], depth))
+    return model.paints(brain_profile(brain.data[brain.mask], depth), fat_suppressed)

@@ -1,9 +1,15 @@
 """How heads are replaced."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cpmae.sequence import fat_is_suppressed
 
 # another number whenever the same seed, brain and weights give other voxels: results of both are not to be mixed
-DRAWING = 2
+DRAWING = 3
+
+FAT = ("auto", "bright", "suppressed")
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,20 @@ class Options:
     device: str = "auto"
     allow_unusual_mask: bool = False
     noise_number: int = 0
+    fat: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.fat not in FAT:
+            raise ValueError(f"fat is {self.fat!r}, choose one of {', '.join(FAT)}")
+
+    @property
+    def fat_suppressed(self) -> bool:
+        return self.fat == "suppressed"
+
+    def for_sequence(self, fields: Mapping[str, Any]) -> "Options":
+        """With the fat that a DICOM header or JSON sidecar tells of, if that was left open."""
+        known = self.fat != "auto" or not fat_is_suppressed(fields)
+        return self if known else replace(self, fat="suppressed")
 
     def replaced(self) -> str:
         """What is replaced, in the words in which results say so; 40 ASCII characters or fewer."""

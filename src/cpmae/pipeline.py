@@ -55,6 +55,7 @@ def deidentify(
     weights: str | Path | HeadModel | None = None,
     allow_unusual_mask: bool = False,
     noise_number: int = 0,
+    fat: str = "auto",
     head: Head | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Deidentified:
@@ -76,6 +77,8 @@ def deidentify(
         weights: a weight file or a model from `checkpoint.load`; the package's own if None.
         allow_unusual_mask: warn of a mask whose place or shape no template brain has, instead of refusing it.
         noise_number: scans of one person with the same seed and head each have another, so that noise alone differs.
+        fat: "suppressed" for sequences that take away its signal, which the brain does not show; "bright", or "auto",
+            for others. ("auto" is for those who have a header to ask, `Options.for_sequence`.)
         head: of the result of another scan of the same person, whose head this one shall have as well; in another world
             frame, `head.elsewhere()`.
         progress: called with the name of each stage.
@@ -85,7 +88,7 @@ def deidentify(
         ValueError: for an argument out of range.
     """
     options = Options(
-        brain_extractor, margin_mm, region, clean_metadata, seed, device, allow_unusual_mask, noise_number
+        brain_extractor, margin_mm, region, clean_metadata, seed, device, allow_unusual_mask, noise_number, fat
     )
     return deidentify_scan(
         _as_scan(scan), options, brain_mask=brain_mask, weights=weights, head=head, progress=progress
@@ -117,7 +120,8 @@ def deidentify_scan(
     tell("generating a head")
     looked = steps.look_at_brain(volume, found, options.region)
     head = steps.draw(model, found, looked, generator, head)
-    painted = paint_head(model, head.field, looked.conformed.mask, paints_for(model, looked.conformed), texture)
+    paints = paints_for(model, looked.conformed, options.fat_suppressed)
+    painted = paint_head(model, head.field, looked.conformed.mask, paints, texture)
     if looked.kept is not None:
         factor = brightness.gain(painted, looked.kept, looked.conformed)
         painted *= F.interpolate(factor[None, None], painted.shape, mode="trilinear", align_corners=False)[0, 0]

@@ -5,6 +5,7 @@ Given mask, seed and grid, each volume of the result is a function of the protec
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,13 @@ def deidentify_run(
     tell("generating a head")
     looked = steps.look_at_brain(mean, found, options.region)
     head = steps.draw(model, found, looked, generator, head)
-    shares = _shares(model, head, found, looked, run, texture)
+    paints = paints_for(model, looked.conformed, options.fat_suppressed)
+    shares = _shares(model, head, found, looked, run, paints, texture)
     # from here on as files have it, first axis fastest: a third of the time
     found = replace(found, mask=np.asfortranarray(found.mask), protected=np.asfortranarray(found.protected))
     depth = brain_depth(found.mask.T, voxel_sizes(run.affine)[::-1])
 
+    colours = partial(model.paints, fat_suppressed=options.fat_suppressed)
     start = noise.get_state()
 
     def volumes() -> Iterator[NDArray]:
@@ -96,7 +99,7 @@ def deidentify_run(
         again.set_state(start)
         for number, stored in enumerate(run.stored_volumes(), 1):
             tell(f"volume {number} of {run.count}")
-            yield _replaced(run, stored, found, model, shares, depth, again)
+            yield _replaced(run, stored, found, colours, shares, depth, again)
 
     clean = metadata.clean_nifti(run) if options.clean_metadata else run
     account = steps.account(run, found, options, brain_mask is not None, model) | {"volumes": run.count}
@@ -106,7 +109,13 @@ def deidentify_run(
 
 
 def _shares(
-    model: HeadModel, head: Head, found: Found, looked: steps.Brain, run: NiftiRun, texture: torch.Generator
+    model: HeadModel,
+    head: Head,
+    found: Found,
+    looked: steps.Brain,
+    run: NiftiRun,
+    paints: Tensor,
+    texture: torch.Generator,
 ) -> NDArray[np.float32]:
     """What each of `PAINTS` adds to every volume, (len(PAINTS), Z, Y, X): transposed, as the order counts."""
     step = 2 if float(voxel_sizes(run.affine).min()) >= COARSE_MM else 1
@@ -117,7 +126,7 @@ def _shares(
     shares = np.empty((len(PAINTS), *run.shape[::-1]), np.float32)
     mean = torch.zeros(())  # the mean volume's head
     layers = paint_shares(model, head.field, looked.conformed.mask, texture, step)
-    for share, paint, layer in zip(shares, paints_for(model, looked.conformed), layers, strict=True):
+    for share, paint, layer in zip(shares, paints, layers, strict=True):
         mean = mean + paint * layer
         share[:] = native(layer)
     if looked.kept is not None:
@@ -129,7 +138,7 @@ def _replaced(
     run: NiftiRun,
     stored: NDArray,
     found: Found,
-    model: HeadModel,
+    colours: Callable[[NDArray[np.float32]], Tensor],
     shares: NDArray[np.float32],
     depth: NDArray[np.float32],
     noise: torch.Generator,
@@ -137,6 +146,7 @@ def _replaced(
     """One volume's stored numbers, new outside the protected region.
 
     Args:
+        colours: a brain's profile to the paints.
         shares: (len(PAINTS), Z, Y, X), what each paint adds.
         depth: of the brain's voxels, of `mask.T`, below its surface, mm.
     """
@@ -148,7 +158,7 @@ def _replaced(
         raise ScanError(f"{1 - finite.mean():.1%} of the brain is NaN or infinite in a volume; repair or drop it")
     unit = canonical.brain_unit(volume, found.mask)
     profile = brain_profile(np.nan_to_num(unit.rescale(inside), nan=0, posinf=0, neginf=0), depth)
-    values = np.tensordot(model.paints(profile).numpy(), shares, axes=1)
+    values = np.tensordot(colours(profile).numpy(), shares, axes=1)
     values = compose.with_noise(values, compose.noise_level(volume, found.mask) / unit.scale, noise)
     result = compose.compose(scan, found.protected, unit.unscale(values.T))
     kept = found.protected.T

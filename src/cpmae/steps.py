@@ -343,6 +343,7 @@ def account(scan: "NiftiScan | NiftiRun", found: Found, options: Options, mask_g
         "brain_extractor": "given mask" if mask_given else options.brain_extractor,
         "region": options.region,
         "margin_mm": options.margin_mm,
+        "fat": "suppressed" if options.fat_suppressed else "bright",
         "metadata": "basic" if options.clean_metadata else "keep",
         "seed": "secret" if options.seed is None else options.seed,
         "weights_sha256": model.sha256,

@@ -309,7 +309,8 @@ def _volume(
         run.warnings.append(f"there is no T1w in the world of {series.name}; its own brain was searched for")
     person = run.patients.setdefault(series.patient, len(run.patients))
     # another draw for each person, and in all volumes of one the same head and texture under other noise
-    options = replace(run.options, seed=(run.seed + person) % 2**63, noise_number=run.volumes)
+    asked = run.options.for_sequence(series.sequence)
+    options = replace(asked, seed=(run.seed + person) % 2**63, noise_number=run.volumes)
     run.volumes += 1
     done = pipeline.deidentify_scan(
         scan,

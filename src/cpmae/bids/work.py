@@ -21,6 +21,7 @@ from cpmae.errors import BrainMaskError, ScanError
 from cpmae.files import deidentify_file, draw_head
 from cpmae.io import bids, forms, sidecar
 from cpmae.io.together import Writer, text_writer
+from cpmae.sequence import ECHO_PLANAR
 from cpmae.volume import Volume
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def deidentify_scan(
         what `files.deidentify_file` raises, and ScanError for sidecars and tables that cannot be read.
     """
     output = task.target / task.output
-    files = _texts(task)  # before the long part, since they may be at fault too
+    said = _merged(task.source, task.sidecars)
+    files = _texts(task, said)  # before the long part, since they may be at fault too
     paths = [task.target / p for p in (task.mask, task.defacemask) if p is not None] + [path for path, _ in files]
     for folder in {path.parent for path in (*paths, output, *([task.picture] if task.picture else []))}:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +70,7 @@ def deidentify_scan(
         result = deidentify(
             task.source / task.scan,
             output,
-            task.options,
+            task.options.for_sequence(_with_suffix(task, said)),
             brain_mask=mask,
             save_brain_mask=task.target / task.mask,
             save_replaced_mask=task.target / task.defacemask if task.defacemask else None,
@@ -166,9 +168,15 @@ def _keep_head(head: "Head", place: Path) -> None:
     os.replace(begun, place)
 
 
-def _texts(task: Task) -> list[tuple[Path, Writer]]:
+def _with_suffix(task: Task, said: dict[str, Any]) -> dict[str, Any]:
+    """What sidecars say of the sequence; the suffix alone says that it is echo planar."""
+    name = bids.parse(task.scan.name)
+    return said | {"ScanningSequence": "EP"} if name and name.suffix in ECHO_PLANAR else said
+
+
+def _texts(task: Task, said: dict[str, Any]) -> list[tuple[Path, Writer]]:
     """Sidecars and tables, cleaned."""
-    texts = {_json_of(task.output): _sidecar(task)}
+    texts = {_json_of(task.output): _sidecar(task, said)}
     if task.mask.parts[0] != FOLDER:
         texts[_json_of(task.mask)] = sidecar.dumped({"Type": "Brain", "SpatialReference": f"bids::{task.output}"})
     for path, about, output in task.tables:
@@ -188,8 +196,7 @@ def _texts(task: Task) -> list[tuple[Path, Writer]]:
     return [(task.target / path, text_writer(text)) for path, text in texts.items()]
 
 
-def _sidecar(task: Task) -> str:
-    before = _merged(task.source, task.sidecars)
+def _sidecar(task: Task, before: dict[str, Any]) -> str:
     fields = metadata_json.sidecar(before, task.options, f"cpmae {__version__}")
     if task.options.clean_metadata and task.placement == "raw" and (paths := _bids_paths(before.get("IntendedFor"))):
         fields["IntendedFor"] = paths

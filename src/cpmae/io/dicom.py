@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
@@ -24,6 +25,7 @@ from pydicom.uid import (
 )
 
 from cpmae.errors import ScanError
+from cpmae.sequence import FIELDS
 
 # how pydicom says that it cannot understand or write an element
 DAMAGE = (
@@ -59,7 +61,7 @@ _TAGS = [
     *("ModalityLUTSequence", "LossyImageCompression", "ScanningSequence", "MRAcquisitionType", "SliceThickness"),
     *("EchoTime", "EchoNumbers", "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue"),
     *("DiffusionGradientOrientation", "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime"),
-    *("ComplexImageComponent", "SpacingBetweenSlices"),
+    *("ComplexImageComponent", "SpacingBetweenSlices", *FIELDS),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
 
@@ -89,6 +91,14 @@ class Series:
     number: int
     name: str
     instances: tuple[Instance, ...]
+
+    @property
+    def sequence(self) -> dict[str, Any]:
+        """What `cpmae.sequence` asks; enhanced images have some of it in a sequence that all their frames share."""
+        header = self.instances[0].header
+        shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
+        modifiers = shared[0].get("MRModifierSequence") or [Dataset()]
+        return {name: header.get(name) or modifiers[0].get(name) for name in FIELDS}
 
     @property
     def world(self) -> tuple[str, str]:

@@ -56,3 +56,14 @@ class Atlas(NamedTuple):
     def share(self) -> Tensor:
         """Of each voxel that is not air, (X, Y, Z) float32."""
         return self.solid.float().div_(255)
+
+    def cropped(self) -> tuple["Atlas", tuple[int, ...]]:
+        """Without most of the air around it, and what `torch.nn.functional.pad` has to put back.
+
+        All that is cut is even, and as much left as right, so that lengths stay even and what is symmetric symmetric.
+        """
+        box = ndimage.find_objects((self.tissue != AIR).numpy().view(np.uint8))[0]
+        cut = [(s.start // 2 * 2, (n - s.stop) // 2 * 2) for s, n in zip(box, self.tissue.shape, strict=True)]
+        cut[0] = (min(cut[0]), min(cut[0]))
+        part = tuple(slice(low, n - high) for (low, high), n in zip(cut, self.tissue.shape, strict=True))
+        return Atlas(self.tissue[part], self.solid[part]), tuple(n for ends in reversed(cut) for n in ends)

@@ -17,7 +17,7 @@ from cpmae.errors import DeviceError
 from cpmae.models.atlas import Atlas
 from cpmae.models.field import GRID_SHAPE, control_shape
 from cpmae.models.mae import BrainCondition, CoarseMAE, FineMAE, MAEConfig
-from cpmae.models.palette import Palette
+from cpmae.models.palette import Palette, without_fat
 from cpmae.models.precision import fast_autocast
 from cpmae.models.vqvae import FINE, STEP_MM, BrainVQVAE, NonBrainVQVAE, VQVAEConfig
 
@@ -117,9 +117,10 @@ class HeadModel(nn.Module):
         return field[0].cpu()
 
     @torch.inference_mode()
-    def paints(self, profile: NDArray[np.float32]) -> Tensor:
+    def paints(self, profile: NDArray[np.float32], fat_suppressed: bool = False) -> Tensor:
         """Palette: a brain's profile to the paints, (len(PAINTS),) float32 on the CPU."""
-        return self.palette(torch.from_numpy(profile).to(self.device)[None])[0].float().cpu()
+        paints = self.palette(torch.from_numpy(profile).to(self.device)[None])[0].float().cpu()
+        return without_fat(paints) if fat_suppressed else paints
 
     @contextmanager
     def _running(self) -> Iterator[None]:

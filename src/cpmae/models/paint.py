@@ -33,9 +33,9 @@ def paint_labels(tissue: Tensor, paints: Tensor, fat: Tensor, mottle: Tensor) ->
     fatty = torch.zeros_like(plain)
     mixed = [TISSUES.index(name) for name in _FATTY]
     fatty[mixed] = paints[PAINTS.index("fat")] - plain[mixed]
-    index = tissue.int()
-    value = torch.addcmul(plain[index], mottled[index], mottle)
-    return value.addcmul_(fatty[index], fat).clamp_(min=0)
+    index = tissue.int().flatten()
+    there = [of_tissue.index_select(0, index).view(tissue.shape) for of_tissue in (plain, mottled, fatty)]
+    return there[0].addcmul_(there[1], mottle).addcmul_(there[2], fat).clamp_(min=0)
 
 
 def paint_atlas(atlas: Atlas, paints: Tensor, fat: Tensor, mottle: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ trained on simulated sequences turns it into the paints.
 """
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from torch import Tensor, nn
@@ -43,6 +44,19 @@ def brain_profile(values: NDArray[np.float32], depth: NDArray[np.float32]) -> ND
         elif i:
             profile[i] = profile[i - 1]
     return np.clip(profile.ravel(), 0, 6)
+
+
+_NO_FAT = {"fat": 0.3, "orbit": 0.4, "marrow": 0.3, "skin": 0.9}  # at most, of muscle
+
+
+def without_fat(paints: Tensor) -> Tensor:
+    """The paints of the same sequence with fat suppression, which water, and so the brain, does not feel.
+
+    Some signal is left, as suppression is never complete and nothing fatty is all fat.
+    """
+    muscle = paints[PAINTS.index("muscle")]
+    limits = [muscle * _NO_FAT[name] if name in _NO_FAT else paint for name, paint in zip(PAINTS, paints, strict=True)]
+    return torch.minimum(paints, torch.stack(limits))
 
 
 class Palette(nn.Module):
