@@ -21,6 +21,7 @@ from cpmae.sequence import fat_is_suppressed
         ({"ScanOptions": "PFP_FS"}, True),
         ({"ScanOptions": "SAT1\\FS"}, True),
         ({"ScanOptions": ["PFP", "SFS"]}, True),
+        ({"ScanOptions": "IR\\\\WE"}, True),
         ({"ScanningSequence": "EP"}, True),
         ({"ScanningSequence": ["SE", "EP"]}, True),
         ({"SpectrallySelectedSuppression": "FAT"}, True),

@@ -30,8 +30,9 @@ def fat(atlas: Atlas) -> np.ndarray:
 
 
 def test_fat_lies_under_the_skin_and_in_sheets_below(atlas: Atlas, fat: np.ndarray) -> None:
-    labels = atlas.labels().numpy()
     assert fat.min() >= 0 and fat.max() <= 1
+    half = slice(len(fat) // 2 + 10)  # and a little, so that distances near the middle are right
+    labels, fat = atlas.labels().numpy()[half], fat[half]
     to_air = ndimage.distance_transform_edt(labels != AIR)
     to_skin = ndimage.distance_transform_edt(labels != SKIN)
     to_bone = ndimage.distance_transform_edt(labels != BONE)

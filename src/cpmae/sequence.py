@@ -6,7 +6,7 @@ from typing import Any
 
 # attributes of DICOM by their keywords, which BIDS and dcm2niix give to the same things
 _SUPPRESSING = {
-    "ScanOptions": {"FS", "SFS", "FATSAT"},
+    "ScanOptions": {"FS", "SFS", "FATSAT", "WE"},  # WE: water alone is excited
     "ScanningSequence": {"EP"},  # fat would lie centimetres from where it is, and so it is suppressed in all of them
     "EchoPlanarPulseSequence": {"YES"},
     "SpectrallySelectedSuppression": {"FAT", "FAT AND WATER"},
