@@ -46,17 +46,14 @@ def brain_profile(values: NDArray[np.float32], depth: NDArray[np.float32]) -> ND
     return np.clip(profile.ravel(), 0, 6)
 
 
-_NO_FAT = {"fat": 0.3, "orbit": 0.4, "marrow": 0.3, "skin": 0.9}  # at most, of muscle
+# what suppression leaves of the signal, since it is never complete and nothing fatty is all fat, and at least of muscle
+_LEFT = {"fat": (0.15, 0.4), "orbit": (0.2, 0.5), "marrow": (0.15, 0.3), "skin": (0.4, 0.9)}
 
 
 def without_fat(paints: Tensor) -> Tensor:
-    """The paints of the same sequence with fat suppression, which water, and so the brain, does not feel.
-
-    Some signal is left, as suppression is never complete and nothing fatty is all fat.
-    """
-    muscle = paints[PAINTS.index("muscle")]
-    limits = [muscle * _NO_FAT[name] if name in _NO_FAT else paint for name, paint in zip(PAINTS, paints, strict=True)]
-    return torch.minimum(paints, torch.stack(limits))
+    """The paints of the same sequence with fat suppression, which water, and so the brain, does not feel."""
+    left, of_muscle = paints.new_tensor([_LEFT.get(name, (1.0, 0.0)) for name in PAINTS]).T
+    return torch.minimum(paints, torch.maximum(left * paints, of_muscle * paints[PAINTS.index("muscle")]))
 
 
 class Palette(nn.Module):
