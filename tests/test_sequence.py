@@ -25,6 +25,7 @@ from cpmae.sequence import fat_is_suppressed
         ({"ScanningSequence": "EP"}, True),
         ({"ScanningSequence": ["SE", "EP"]}, True),
         ({"SpectrallySelectedSuppression": "FAT"}, True),
+        ({"SpectrallySelectedSuppression": "FAT_AND_WATER"}, True),
         ({"SpectrallySelectedSuppression": "NONE"}, False),
         ({"ScanOptions": "PFP", "ScanningSequence": "GR_IR"}, False),
         ({"ScanOptions": "FAST_GEMS\\EDR_GEMS"}, False),

@@ -275,8 +275,7 @@ def test_series_of_one_person_differ_by_noise_alone_and_other_people_have_other_
     assert len(ids[0]) == 2 and not ids[0] & ids[1]
     ran = run("deidentify", tmp_path / "in", tmp_path / "named", *options, "--patient-id", "STUDY-017")
     assert ran.exit_code == 1 and "2 patients" in ran.stderr
-    for more in "23":
-        shutil.rmtree(tmp_path / "in" / more)
+    shutil.rmtree(tmp_path / "in" / "3")
     ran = run("deidentify", tmp_path / "in", tmp_path / "named", *options, "--patient-id", "STUDY-017")
     assert ran.exit_code == 0, ran.output
     assert {d.PatientID for d in instances(tmp_path / "named")} == {"STUDY-017"}

@@ -144,7 +144,7 @@ def test_an_unknown_view_is_named():
         render_head(head_with_a_nose((6.0, 6.0, 6.0)), "back")
 
 
-@pytest.mark.parametrize(("edge", "most"), [(1.5, 1.8), (2.0, 3.2), (3.0, 4.6)])
+@pytest.mark.parametrize(("edge", "most"), [(1.5, 1.8), (2.0, 2.8), (3.0, 4.2)])
 def test_coarse_voxels_show_no_rings(edge: float, most: float) -> None:
     """A ball's shading is smooth, as that of one in fine voxels, whose ripple is 1.5."""
     count = round(150 / edge)

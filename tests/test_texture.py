@@ -30,9 +30,8 @@ def fat(atlas: Atlas) -> np.ndarray:
 
 
 def test_fat_lies_under_the_skin_and_in_sheets_below(atlas: Atlas, fat: np.ndarray) -> None:
+    labels = atlas.labels().numpy()
     assert fat.min() >= 0 and fat.max() <= 1
-    half = slice(len(fat) // 2 + 10)  # and a little, so that distances near the middle are right
-    labels, fat = atlas.labels().numpy()[half], fat[half]
     to_air = ndimage.distance_transform_edt(labels != AIR)
     to_skin = ndimage.distance_transform_edt(labels != SKIN)
     to_bone = ndimage.distance_transform_edt(labels != BONE)
@@ -53,6 +52,23 @@ def test_fat_is_drawn_anew_by_each_generator(atlas: Atlas, fat: np.ndarray) -> N
     deep = (atlas.labels() == SOFT).numpy() & (ndimage.distance_transform_edt(atlas.tissue != SKIN) > 14)
     assert abs(np.corrcoef(other.numpy()[deep], fat[deep])[0, 1]) < 0.2
     assert not torch.equal(mottle, other_mottle)
+
+
+def test_less_signal_comes_from_far_down_the_neck() -> None:
+    model, mask = checkpoint.load(), np.zeros(canonical.MODEL_SHAPE, bool)
+    mask[40:56, 40:70, 60:100] = True  # a brain that ends 120 mm above the bottom of the grid
+    field, paints = torch.zeros(3, *control_shape()), torch.ones(len(PAINTS))
+    paints[PAINTS.index("air")] = 0
+    muscle = (model.atlas.tissue == SOFT) & (model.atlas.solid == 255)
+
+    def along(seed: int) -> list[float]:
+        head = paint_head(model, field, mask, paints, torch.Generator().manual_seed(seed))
+        return [float(head[:, :, z][muscle[:, :, z]].mean()) for z in (2, 60, 125)]
+
+    bottom, middle, beside = along(0)
+    assert beside == pytest.approx(1, abs=0.02), "all of it beside the brain"
+    assert 0.1 < bottom < 0.5 < middle < 0.9
+    assert along(1)[0] != pytest.approx(bottom, abs=0.01), "another head, another coil"
 
 
 def test_half_resolution_has_the_same_layers(atlas: Atlas, fat: np.ndarray) -> None:

@@ -9,7 +9,7 @@ _SUPPRESSING = {
     "ScanOptions": {"FS", "SFS", "FATSAT", "WE"},  # WE: water alone is excited
     "ScanningSequence": {"EP"},  # fat would lie centimetres from where it is, and so it is suppressed in all of them
     "EchoPlanarPulseSequence": {"YES"},
-    "SpectrallySelectedSuppression": {"FAT", "FAT AND WATER"},
+    "SpectrallySelectedSuppression": {"FAT"},
     "SpectrallySelectedExcitation": {"WATER"},
 }
 FIELDS = tuple(_SUPPRESSING)
@@ -26,5 +26,4 @@ def fat_is_suppressed(fields: Mapping[str, Any]) -> bool:
 
 def _words(value: Any) -> set[str]:
     values = [value] if isinstance(value, str) else value if isinstance(value, Iterable) else []
-    words = [re.split(r"[\\/_]", text.strip().upper()) for text in values if isinstance(text, str)]
-    return {word for found in words for word in (*found, " ".join(found))}
+    return {word for text in values if isinstance(text, str) for word in re.split(r"[\\/_]", text.strip().upper())}
