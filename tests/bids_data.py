@@ -178,7 +178,7 @@ def drawn(input: Path, options: Options, *, weights: Path | None = None) -> Head
 
 
 def fits(volume: Volume, mask: NDArray) -> tuple[bool, str | None]:
-    """As `steps.lent_mask_fits`, which finds no brain in these images."""
+    """As `lending.lent_mask_fits`, which finds no brain in these images."""
     return True, None
 
 

@@ -12,17 +12,20 @@ import time
 from collections import Counter
 from importlib import resources
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import Any
 
 import bids_data
 import nibabel as nib
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from cpmae import cli
 from cpmae.batch.records import Records
 from cpmae.bids import app, key, plan
+from cpmae.bids import work as bids_work
 from cpmae.bids.plan import Settings
 from cpmae.errors import OutputError, ScanError, SettingsError
 from cpmae.io import bids, forms, nifti
@@ -30,6 +33,7 @@ from cpmae.options import Options
 from cpmae.report import gallery
 from cpmae.verify import verify_files
 from cpmae.verify_run import verify_run
+from cpmae.volume import Volume
 
 S = "sub-01/ses-1"
 SECRET = b"a secret of thirty-two bytes or so"
@@ -416,6 +420,7 @@ def test_a_scan_is_done_again_when_one_that_lends_it_a_mask_changed(source: tupl
     assert participant(root, tmp_path / "out", key=SECRET) == {"done": COUNT}
 
 
+@pytest.mark.thorough
 def test_without_a_key_a_person_is_done_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     """Each run has a secret of its own, so what is missing cannot get the head that the rest has."""
     root, out, new = tmp_path / "in", tmp_path / "out", bids_data.Identifiers()
@@ -480,6 +485,42 @@ def test_a_scan_whose_reference_shows_no_brain_has_its_own_head_and_says_so(sour
     assert t2w and t2w["account"]["head_from"] == f"{S}/anat/sub-01_ses-1_T2w.nii"
     assert "has one of its own" in t2w["account"]["warnings"][-1]
     assert str(tmp_path).encode() not in everything(out)
+
+
+def test_who_moved_lends_no_place_and_whoever_lies_elsewhere_is_compared(tmp_path: Path) -> None:
+    """All have one grid. Before the field map somebody moved; its second magnitude lies where the first does."""
+    root, out, staging = tmp_path / "in", tmp_path / "out", tmp_path / "staging"
+    bids_data.make(root)
+    wanted = ("T1w", "FLAIR", "magnitude1", "magnitude2", "phasediff")
+    dataset = bids.find(root)
+    scans = [scan for scan in dataset.scans if scan.name.suffix in wanted]
+    tasks = {
+        job.task.scan.name.split("_")[-1].split(".")[0]: job.task
+        for job in plan.jobs(dataset, scans, out, Settings("raw"))
+    }
+    lent: dict[str, Any] = {}
+    compared: list[str] = []
+    staging.mkdir()
+
+    for name in wanted:
+
+        def fits(volume: Volume, mask: NDArray, name: str = name) -> tuple[bool, str | None]:
+            compared.append(name)
+            return name == "FLAIR", "somebody moved"
+
+        def deidentify(input: Path, output: Path, options: Options, name: str = name, **asked: Any) -> SimpleNamespace:
+            lent[name] = asked["head"]
+            mask = np.zeros(bids_data.SHAPE, np.uint8)
+            mask[(slice(8, 18) if name == "magnitude1" else slice(5, 15)), 5:15, 5:15] = 1
+            stored = nifti.load(asked["brain_mask"]).stored if asked["brain_mask"] else mask
+            nib.Nifti1Image(stored, bids_data.AFFINE).to_filename(asked["save_brain_mask"])
+            return SimpleNamespace(account={"brain_extractor": "a stand-in"}, head=bids_data.drawn(input, options))
+
+        bids_work.deidentify_scan(tasks[name], staging, deidentify, bids_data.drawn, fits)
+    assert compared == ["FLAIR", "magnitude1"]
+    poses = {name: head and head.pose for name, head in lent.items()}
+    assert lent["T1w"] is None and poses["FLAIR"] is not None
+    assert all(lent[name] is not None and poses[name] is None for name in ("magnitude1", "magnitude2", "phasediff"))
 
 
 def test_heads_are_kept_in_no_output(raw: Path, derivative: Path) -> None:
@@ -603,6 +644,7 @@ def two_sessions(root: Path, person: str = "1") -> None:
         image.to_filename(root / f"sub-{person}" / session / "anat" / f"sub-{person}_{session}_T1w.nii")
 
 
+@pytest.mark.thorough
 def test_the_real_way_gives_a_person_one_head_whatever_was_done_when(tmp_path: Path) -> None:
     """The second session gets the head of the first one's T1w."""
     root = tmp_path / "in"
@@ -627,6 +669,7 @@ def test_the_real_way_gives_a_person_one_head_whatever_was_done_when(tmp_path: P
     assert np.corrcoef(*pair)[0, 1] > 0.95
 
 
+@pytest.mark.thorough
 def test_the_real_way_without_a_key_gives_a_person_one_head_in_one_run(tmp_path: Path) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     two_sessions(root)
@@ -728,6 +771,7 @@ def test_the_real_way_keeps_brains_exact_and_takes_a_mask_over(tmp_path: Path) -
     assert code == 0 and "0 scans done, 2 were done before, 0 failed" in output
 
 
+@pytest.mark.thorough
 def test_the_real_way_takes_an_anatomical_image_of_several_volumes(tmp_path: Path) -> None:
     """Echoes in one file: the defacemask has three axes, and says which voxels of each volume were replaced."""
     root, out, name = tmp_path / "in", tmp_path / "out", "sub-1/anat/sub-1_T2starw.nii.gz"
@@ -749,6 +793,7 @@ def test_the_real_way_takes_an_anatomical_image_of_several_volumes(tmp_path: Pat
     assert b"Doe^Jane" not in everything(out)
 
 
+@pytest.mark.thorough
 def test_the_real_way_takes_no_mask_over_that_does_not_fit(tmp_path: Path) -> None:
     """The origin of the T1w was moved, and its code still says that it is the scanner's frame."""
     root, out = tmp_path / "in", tmp_path / "out"

@@ -670,6 +670,7 @@ def test_verify_with_an_extractor(pair: Path) -> None:
     assert run("verify", pair / "scan.nii", pair / "new.nii", "--brain-extractor", tool).exit_code == 0
 
 
+@pytest.mark.thorough
 def test_demo(tmp_path: Path) -> None:
     for _ in range(2):  # the second run replaces the files of the first
         ran = run("demo", tmp_path / "new" / "demo")

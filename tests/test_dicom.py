@@ -295,11 +295,22 @@ def test_padding_range_and_inverted_grey(tmp_path: Path) -> None:
     assert set(np.unique(outside)) == {-1, 0, 4001, 4095}
 
 
+AROUND = "what lies around it too (ImageType"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer (ImageType LOCALIZER)"),
-        ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "a projection"),
+        *(
+            (
+                {"ImageType": ["DERIVED", "PRIMARY", sort, "ND"]},
+                f"a projection, whose voxels in the brain show {AROUND} {sort}",
+            )
+            for sort in ("MIP", "MIP_SAG", "MNIP", "CSA MIP THIN", "HD MIP", "MIN IP", "MAX_IP", "PROJECTION IMAGE")
+        ),
+        ({"VolumeBasedCalculationTechnique": "MAX_IP"}, "a projection"),
+        ({"VolumeBasedCalculationTechnique": "SURFACE_REND"}, "a rendering"),
         ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "a screenshot"),
         ({"Modality": "CT"}, "its modality is CT"),
         *(
@@ -317,7 +328,21 @@ def test_what_is_no_head_volume(tmp_path: Path, change: dict, words: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "part", ["HEAD", "HEADNECK", "WHOLEBRAIN", "EAR", "INNER EAR", "IAC_TMJ", "EYES", "ORBITS", "", None]
+    "part",
+    [
+        "HEAD",
+        "HEADNECK",
+        "WHOLEBRAIN",
+        "EAR",
+        "INNER EAR",
+        "IAC_TMJ",
+        "EYES",
+        "ORBITS",
+        "SCHAEDEL",
+        "CEREBRO",
+        "",
+        None,
+    ],
 )
 def test_parts_of_the_head_are_known(tmp_path: Path, part: str | None) -> None:
     dp.classic(tmp_path, STORED[:, :, :2], AFFINE, BodyPartExamined=part)
@@ -424,3 +449,38 @@ def test_damaged_files_raise_sentences_and_nothing_else(tmp_path: Path, kind: st
             assert "\n" not in str(error)
             refused += 1
     assert handled > 20 and refused > 20
+
+
+def test_an_enhanced_image_says_of_its_frames_that_they_are_projections(tmp_path: Path) -> None:
+    path = dp.enhanced(tmp_path / "whole", STORED[:, :, :4], AFFINE)
+    data = pydicom.dcmread(path)
+    frame_type = data.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence[0]
+    assert dicom.no_head(one_series(tmp_path)) is None
+    frame_type.VolumeBasedCalculationTechnique = "MIN_IP"
+    data.save_as(path)
+    assert "a projection" in str(dicom.no_head(one_series(tmp_path)))
+
+
+def test_folders_behind_links_are_looked_through_and_a_link_to_nothing_is_told_of(tmp_path: Path) -> None:
+    """As git-annex and archives have them."""
+    dp.classic(tmp_path / "store", STORED[:, :, :4], AFFINE)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "series").symlink_to(tmp_path / "store")
+    (tmp_path / "in" / "round").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "absent").symlink_to(tmp_path / "nothing")
+    series, left = dicom.find_series(tmp_path / "in")
+    assert [len(s.instances) for s in series] == [4]
+    assert [item.name for item in left] == ["absent"] and "fetch it" in left[0].reason
+
+
+def test_a_direction_of_one_number_is_none(tmp_path: Path) -> None:
+    dp.classic(tmp_path, STORED[:, :, :4], AFFINE, DiffusionGradientOrientation=[0.5])
+    assert len(stacks_of(frames_of(one_series(tmp_path)), "x")[0]) == 1
+
+
+def test_of_an_mp2rage_the_second_inversion_finds_the_brain(tmp_path: Path) -> None:
+    for n in (1, 2):
+        words = {"SeriesDescription": f"t1_mp2rage_INV{n}", "SeriesNumber": n}
+        dp.classic(tmp_path, STORED[:, :, :4], AFFINE, names=f"{n}-{{}}", **words)
+    best = max(dicom.find_series(tmp_path)[0], key=dicom.t1w_score)
+    assert best.number == 2

@@ -99,6 +99,7 @@ def assert_whole_in_itself_and_without_real_heads(out: Path) -> None:
     assert not list(out.rglob("*.png"))
 
 
+@pytest.mark.thorough
 def test_downstream_compares_scans_and_rescans(people: tuple[Path, str], tmp_path: Path) -> None:
     folder, extractor = people
     script = tmp_path / "segment.py"
@@ -148,6 +149,7 @@ def test_scans_and_synthetic_together_are_refused(tmp_path: Path) -> None:
     assert run("downstream", tmp_path, "--synthetic", 2, "--out", tmp_path / "out").exit_code == 2
 
 
+@pytest.mark.thorough
 def test_identities_are_people_and_rescans_are_no_copies(tmp_path: Path) -> None:
     recipe = identities.prepare(None, tmp_path, seed=3)
     one, again = identities.identity(recipe, 0)

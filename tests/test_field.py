@@ -1,6 +1,7 @@
 """Fields: splines that are smooth and say what they are asked, and volumes pulled through them."""
 
 import numpy as np
+import pytest
 import torch
 
 from cpmae import canonical
@@ -50,6 +51,7 @@ def test_registration_finds_a_moved_and_grown_ball() -> None:
     assert after.mean() < 0.2 * before
 
 
+@pytest.mark.thorough
 def test_the_atlas_is_fitted_to_what_is_known_alone() -> None:
     atlas = np.zeros(GRID_SHAPE, np.uint8)
     grid = np.indices(GRID_SHAPE, np.float32) - np.array([96, 120, 128], np.float32)[:, None, None, None]

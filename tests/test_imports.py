@@ -14,6 +14,7 @@ LEVELS = [
     {"batch"},
     {"files", "study", "verify_study"},
     {"pipeline", "pipeline_run"},
+    {"lending"},
     {"steps"},
     {"verify", "verify_run", "report"},
     {"compare"},
@@ -23,7 +24,7 @@ LEVELS = [
         *{"metadata", "metadata_dicom", "metadata_json", "metadata_tsv", "shared_mask", "detail", "brightness"},
     },
     {"models"},
-    {"volume", "errors", "options", "stopping", "depth", "tool", "overlay"},
+    {"volume", "errors", "options", "stopping", "depth", "tool", "overlay", "motion"},
     {"sequence"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import unicodedata
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -305,6 +306,207 @@ def test_retained_characteristics_device_and_uids() -> None:
     assert uids.StudyInstanceUID == study and uids.SOPInstanceUID != old
     for data, code in ((patient, "113108"), (device, "113109"), (uids, "113110")):
         assert code in [c.CodeValue for c in data.DeidentificationMethodCodeSequence]
+
+
+def item(**values: object) -> Dataset:
+    data = Dataset()
+    for keyword, value in values.items():
+        setattr(data, keyword, value)
+    return data
+
+
+PALETTES = ("RedPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData", "LUTData")
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["basic", "keep"])
+def test_of_all_pictures_only_the_pixels_stay(clean: bool) -> None:
+    data, inner = header(), Dataset()
+    pixels = data.PixelData
+    for tag in (0x7FE00001, 0x7FE00020, 0x7FE00030, 0x7FE09999, 0x7F020010, 0x7FE11010):
+        data.add_new(tag, "OW", pixels)
+    data.add_new(0x7FE10010, "LO", "ACME")
+    inner.add_new(0x7FE00010, "OW", pixels)
+    inner.add_new(0x7FE00020, "OW", pixels)
+    for tables in (data, inner):
+        for keyword in PALETTES:
+            tables.add_new(keyword, "OW", pixels)
+    data.MREchoSequence = Sequence([inner])
+    deidentify_header(data, Identity(clean), "a")
+    assert [tag for tag in data.keys() if tag.group & 0xFF00 == 0x7F00] == [0x7FE00010] and data.PixelData == pixels
+    assert written(data).count(pixels) == 1
+
+
+def test_a_retained_device_retains_no_date() -> None:
+    dates = {"DateOfLastCalibration": "20250616", "TimeOfLastCalibration": "063000", "StudyDate": "20250618"}
+    plain, moved = header(**dates), header(**dates)
+    deidentify_header(plain, Identity(retain=frozenset({"device"})), "a")
+    assert not {"DateOfLastCalibration", "TimeOfLastCalibration"} & set(plain.dir())
+    assert plain.DeviceSerialNumber == "SN-77"
+    deidentify_header(moved, Identity(retain=frozenset({"device", "dates"})), "a")
+    days = [np.datetime64(f"{d[:4]}-{d[4:6]}-{d[6:]}") for d in (moved.DateOfLastCalibration, moved.StudyDate)]
+    assert moved.DateOfLastCalibration != "20250616" and (days[1] - days[0]).astype(int) == 2
+
+
+def test_retained_uids_are_those_of_study_series_and_frame_of_reference() -> None:
+    kept = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ReferencedFrameOfReferenceUID")
+    gone = (
+        *("SOPInstanceUID", "DeviceUID", "IrradiationEventUID", "InstanceCreatorUID", "ConcatenationUID"),
+        *("SOPInstanceUIDOfConcatenationSource", "ReferencedSOPInstanceUID", "DimensionOrganizationUID"),
+        *("SynchronizationFrameOfReferenceUID", "AcquisitionUID", "TrackingUID", "MultiFrameSourceSOPInstanceUID"),
+    )
+    plain, uids, device = (header() for _ in range(3))
+    for data in (plain, uids, device):
+        inner = Dataset()
+        for number, keyword in enumerate((*kept, *gone)):
+            setattr(data, keyword, f"1.3.12.2.1107.5.2.32.35131.{number}")
+            setattr(inner, keyword, f"1.3.12.2.1107.5.2.32.35131.{number}")
+        data.MREchoSequence = Sequence([inner])
+    old = {keyword: str(uids[keyword].value) for keyword in (*kept, *gone)}
+    identity = Identity(retain=frozenset({"uids"}))
+    deidentify_header(uids, identity, "a")
+    for data in (uids, uids.MREchoSequence[0]):
+        assert all(data[keyword].value == old[keyword] for keyword in kept)
+        assert all(data[keyword].value == identity.uid(old[keyword]) for keyword in gone)
+    deidentify_header(device, Identity(retain=frozenset({"device"})), "a")
+    assert device.DeviceUID == old["DeviceUID"] and device.StudyInstanceUID != old["StudyInstanceUID"]
+    deidentify_header(plain, Identity(), "a")
+    assert "35131" not in str(plain)
+
+
+def test_what_an_earlier_tool_said_goes_but_for_its_public_codes() -> None:
+    data, kept = (header(DeidentificationMethod=["by A. Clerk", "on 2025-06-19"]) for _ in range(2))
+    for each in (data, kept):
+        each.DeidentificationMethodCodeSequence = Sequence(
+            item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning="by A. Clerk")
+            for value, scheme in (("113105", "DCM"), ("113105", "DCM"), ("999999", "DCM"), ("1", "SCT"), ("2", "99X"))
+        )
+    inner = item(DeidentificationMethod="by A. Clerk")
+    data.MREchoSequence = Sequence([inner])
+    deidentify_header(data, Identity(tool="cpmae 1"), "a")
+    assert data.DeidentificationMethod == "cpmae 1: everything outside the brain replaced"
+    codes = [(c.CodeValue, c.CodeMeaning) for c in data.DeidentificationMethodCodeSequence]
+    assert [value for value, _ in codes] == ["113105", "113102", "113100"]
+    assert codes[0][1] == "Clean Descriptors Option" and "Clerk" not in str(data)
+    deidentify_header(kept, Identity(clean=False), "a")
+    assert kept.DeidentificationMethod[:2] == ["by A. Clerk", "on 2025-06-19"]
+
+
+CODES = {  # and whether they stay
+    "public": ({"CodeValue": "69536005", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Head"}, True),
+    "long": ({"LongCodeValue": "69536005", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Head"}, True),
+    "hospital": ({"CodeValue": "7", "CodingSchemeDesignator": "99ZQ", "CodeMeaning": "Zq"}, False),
+    "no meaning": ({"LongCodeValue": "Zq fell", "CodingSchemeDesignator": "99ZQ"}, False),
+    "URN": ({"URNCodeValue": "urn:zq:7"}, False),
+    "URN of a scheme": ({"URNCodeValue": "urn:zq:7", "CodingSchemeDesignator": "99ZQ", "CodeMeaning": "Zq"}, False),
+    "no scheme": ({"CodeValue": "Zq"}, False),
+    "no code": ({"CodingSchemeDesignator": "99ZQ"}, False),
+    "a sentence": ({"LongCodeValue": "Zq fell off", "CodingSchemeDesignator": "SCT"}, False),
+}
+
+
+@pytest.mark.parametrize("keyword", ["ProcedureCodeSequence", "AnatomicRegionSequence", "EthnicGroupCodeSequence"])
+@pytest.mark.parametrize("name", CODES)
+def test_codes_of_schemes_that_are_not_public_go(name: str, keyword: str) -> None:
+    values, stays = CODES[name]
+    public = item(CodeValue="1", CodingSchemeDesignator="DCM", CodeMeaning="One")
+    data = header(**{keyword: Sequence([item(**values), public])})
+    alone = header(**{keyword: Sequence([item(**values)])})
+    data.MREchoSequence = Sequence([item(**{keyword: Sequence([item(**values)])})])
+    identity = Identity(retain=frozenset({"patient"}))
+    deidentify_header(data, identity, "a")
+    deidentify_header(alone, identity, "a")
+    assert "zq" not in (str(data) + str(alone)).lower()
+    if keyword != "ProcedureCodeSequence":  # which the standard's table names
+        assert len(data[keyword].value) == 1 + stays and (keyword in alone) is stays
+
+
+def test_code_elements_outside_of_codes_go() -> None:
+    data = header(CodeValue="Zq", CodeMeaning="Zq of nobody", CodingSchemeDesignator="99ZQ", LongCodeValue="Zq fell")
+    data.MREchoSequence = Sequence([item(CodeMeaning="Zq")])
+    deidentify_header(data, Identity(), "a")
+    assert "Zq" not in str(data) and "ZQ" not in str(data)
+
+
+@pytest.mark.parametrize("when", ["2025-06-18", "18.06.2025", "20250618", "18/6/25", "18 June 2025", "of Ms DOE"])
+def test_a_meaning_with_a_date_or_a_name_goes(when: str) -> None:
+    code = {"CodeValue": "69536005", "CodingSchemeDesignator": "SCT"}
+    data = header(AnatomicRegionSequence=Sequence([item(**code, CodeMeaning=f"Head {when}")]))
+    deidentify_header(data, Identity(), "a")
+    assert data.AnatomicRegionSequence[0].CodeValue == "69536005" and not data.AnatomicRegionSequence[0].get(
+        "CodeMeaning"
+    )
+
+
+def test_initials_that_are_a_scheme_do_not_take_it_from_its_codes() -> None:
+    data = header(OperatorsName="SCT")
+    code = item(CodeValue="69536005", CodingSchemeDesignator="SCT", CodeMeaning="Head")
+    data.AnatomicRegionSequence = Sequence([code])
+    deidentify_header(data, Identity(), "a")
+    assert data.AnatomicRegionSequence[0].CodingSchemeDesignator == "SCT"
+
+
+def test_schemes_that_are_not_public_are_not_named_and_uids_of_schemes_are_the_standards() -> None:
+    data = header()
+    schemes = {"99ZQ": "1.2.276.0.76.3.1.999.5", "DCM": "1.2.840.10008.2.16.4", "SCT": "2.16.840.1.113883.6.96"}
+    data.CodingSchemeIdentificationSequence = Sequence(
+        item(CodingSchemeDesignator=name, CodingSchemeUID=uid, CodingSchemeName="Zq", CodingSchemeRegistry="HL7 of Zq")
+        for name, uid in schemes.items()
+    )
+    data.CodingSchemeIdentificationSequence.append(item(CodingSchemeUID="1.2.276.0.76.3.1.999.6"))
+    code = {"CodeValue": "1", "CodingSchemeDesignator": "DCM", "CodeMeaning": "One"}
+    inner = item(**code, ContextUID="1.2.840.10008.6.1.2", MappingResourceUID="1.2.276.0.76.3.1.999.7")
+    data.AnatomicRegionSequence = Sequence([inner])
+    deidentify_header(data, Identity(), "a")
+    left = [(s.CodingSchemeDesignator, s.get("CodingSchemeUID")) for s in data.CodingSchemeIdentificationSequence]
+    assert left == [("DCM", "1.2.840.10008.2.16.4"), ("SCT", None)]
+    assert data.AnatomicRegionSequence[0].ContextUID == "1.2.840.10008.6.1.2"
+    assert "Zq" not in str(data) and "1.2.276" not in str(data)
+
+
+def test_what_no_dictionary_knows_goes() -> None:
+    data = header()
+    for where in (data, inner := Dataset()):
+        where.add_new(0x00109998, "IS", "4711234")
+        where.add_new(0x00109997, "CS", "ZQ JANE")
+        where.add_new(0x00109996, "UI", "1.2.3.4711234")
+        where.add_new(0x00109995, "SQ", Sequence([item(Rows=4711)]))
+        where.add_new(0x00200000, "UL", 4711)  # the length of a group
+    data.MREchoSequence = Sequence([inner])
+    kept = Dataset()
+    kept.update(data)
+    kept.file_meta = data.file_meta
+    deidentify_header(data, Identity(), "a")
+    assert "4711" not in str(data) and "ZQ" not in str(data) and not [t for t in data.keys() if t.element > 0x9990]
+    deidentify_header(kept, Identity(clean=False), "a")
+    assert kept[0x00109998].value == 4711234
+
+
+def test_room_for_a_picture_is_not_kept_in_private_numbers_and_texts() -> None:
+    small = {1: ("US", list(range(64))), 2: ("LT", "ACQ " * 100), 3: ("DS", ["1.5"] * 3), 4: ("UT", "plain")}
+    large = {
+        **{0x11: ("US", list(range(4096))), 0x12: ("FD", [0.5] * 65), 0x13: ("IS", [7] * 4096), 0x14: ("SL", [7] * 99)},
+        **{0x15: ("UT", "iVBORw0KGgo=" * 1000), 0x16: ("LT", "x" * 9000), 0x17: ("LO", ["iVBORw0KGgo="] * 400)},
+        0x18: ("SQ", Sequence([item(PixelPaddingValue=0, RWaveTimeVector=[0.5] * 4096)])),
+    }
+    data = header()
+    block = data.private_block(0x0011, "ACME", create=True)
+    for offset, (vr, value) in (small | large).items():
+        block.add_new(offset, vr, value)
+    data.add_new(0x00109998, "OB", data.PixelData)  # as private as the others
+    deidentify_header(data, Identity(clean=False), "a")
+    assert {tag.element & 0xFF for tag in data.keys() if tag.group == 0x0011} == {0x10, *small}
+    assert 0x00109998 not in data
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+@pytest.mark.parametrize("other", ["NFC", "NFD", "NFKC", "NFKD"])
+@pytest.mark.parametrize("name", ["Müller", "Großmann", "Åse", "ＬＥＥ"])
+def test_names_are_found_in_any_spelling_of_their_letters(name: str, form: str, other: str) -> None:
+    data = header(SpecificCharacterSet="ISO_IR 192", PatientName=unicodedata.normalize(form, f"{name}^J"))
+    data.ReceiveCoilName = unicodedata.normalize(other, f"of {name}")
+    data.TransmitCoilName = unicodedata.normalize(other, name.upper())
+    deidentify_header(data, Identity(), "a")
+    assert "ReceiveCoilName" not in data and "TransmitCoilName" not in data
 
 
 AGES = {

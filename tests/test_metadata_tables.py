@@ -19,7 +19,16 @@ CASES: list[tuple[str, Any, bool]] = [
     ("ScanOptions", "FS " * 40, False),  # prose
     ("ScanOptions", "PFP 2019-03-04", False),  # a date
     ("ConversionSoftwareVersion", "v1.0.20220720 (JP2:OpenJPEG)", True),
+    ("ConversionSoftwareVersion", "v1.0.20220720  (JP2:OpenJPEG) (JP-LS:CharLS) GCC9.3.0", True),
+    ("ConversionSoftwareVersion", "4.1.3", True),
+    ("ConversionSoftwareVersion", "0.9.0rc1", True),
     ("ConversionSoftwareVersion", "by Jane Doe", False),
+    ("ConversionSoftwareVersion", "v1.0 (Jane Doe 1970)", False),
+    ("ConversionSoftwareVersion", "v1.0-JaneDoe", False),
+    ("ConversionSoftwareVersion", "v1.0 2025-06-18", False),
+    ("ConversionSoftwareVersion", "18.06.2025", False),
+    ("ConversionSoftwareVersion", "20250618", False),
+    ("ConversionSoftwareVersion", "1.0.20220720", True),
     ("PatientPosition", "HFS", True),
     ("EchoTime", float("nan"), False),  # is no JSON
     ("ShimSetting", [1, float("inf")], False),
@@ -31,6 +40,24 @@ CASES: list[tuple[str, Any, bool]] = [
     ("ScanOptions", "12.05.1970", False),
     ("CoilString", "of 5/12/1970", False),
     ("SoftwareVersions", "syngo MR E11", True),
+    ("SoftwareVersions", "VE11C", True),
+    ("SoftwareVersions", ["5.1.7", "5.1.72", "12.1.10"], True),  # no days
+    ("SoftwareVersions", r"29\LX\MR Software release:DV29.1_R03_2118.a", True),
+    ("SoftwareVersions", "R002.1.0.01.12.13", True),
+    ("SoftwareVersions", "patched 18 Jun 2025", False),
+    ("SoftwareVersions", "patched 18-JUNE-25", False),
+    ("SoftwareVersions", "18Jun2025", False),
+    ("SoftwareVersions", "of June 18th, 2025", False),
+    ("SoftwareVersions", "2025 jun 18", False),
+    ("SoftwareVersions", "VE11 of sept. 2025", False),
+    ("SoftwareVersions", "18.06.25", False),
+    ("SoftwareVersions", "of 6/18/25", False),
+    ("SoftwareVersions", "of 18-6-25", False),
+    ("SoftwareVersions", "2025_06_18", False),
+    ("SoftwareVersions", "\uff12\uff10\uff12\uff15-06-18", False),  # digits of full width
+    ("SoftwareVersions", "N4_VE11E_LATEST_20160120", False),
+    ("PulseSequenceName", "ep2_sep", True),
+    ("TaskName", "3D marching may decide", True),
     ("ImageType", ["Jane Doe born in May"] * 50, False),
     ("ScanningSequence", "GR_IR", True),
     ("ScanningSequence", ["GR", "IR"], True),
@@ -74,11 +101,31 @@ def test_texts_with_a_word_of_who_was_scanned_where_and_by_whom_go() -> None:
         "PulseSequenceType": "Brighton EPI",
         "ImageType": ["ORIGINAL", "MO"],
         "ReceiveCoilName": "no",
-        "ConversionSoftwareVersion": "v1.0 doe",
+        "ConversionSoftwareVersion": "v1.42042",
     }
     plain = {"SoftwareVersions": "MR 61 a", "MatrixCoilMode": "The Head", "Manufacturer": "Jan", "NumberShots": 42042}
     assert metadata_json.clean({**who, **texts, **plain}) == plain
     assert metadata_json.clean(texts) == texts  # nobody is named
+
+
+NESTED = [
+    {"global": {"const": {"PatientName": "Doe^Jane", "PatientPosition": "HFS"}}},
+    {"global": {"slices": [{"x": 1}, [{"InstitutionName": ["The Doe Clinic"]}]]}},
+    {"meta": {"patient_name": "DOE JANE"}},
+    {"Deep": {"operators name": {"Alphabetic": "jane\u0301 doe"}}},
+]
+
+
+@pytest.mark.parametrize("dropped", NESTED)
+def test_who_it_was_is_looked_for_in_objects_that_are_dropped(dropped: dict) -> None:
+    fields = {"PulseSequenceName": "Doe special", "CoilString": "HFS 32", "EchoTime": 0.003}
+    assert metadata_json.clean({**dropped, **fields}) == {"CoilString": "HFS 32", "EchoTime": 0.003}
+
+
+@pytest.mark.parametrize("name", ["M\u00fcller", "Mu\u0308ller", "M\u00dcLLER"])
+@pytest.mark.parametrize("text", ["M\u00fcller special", "Mu\u0308ller special"])
+def test_a_name_is_found_however_its_letters_are_stored(name: str, text: str) -> None:
+    assert metadata_json.clean({"PatientName": name, "PulseSequenceName": text}) == {}
 
 
 def test_the_mark_comes_after_the_codes_that_were_there() -> None:
@@ -111,6 +158,13 @@ AGES = [
     ("-3", "year", "n/a"),
     ("nan", "year", "n/a"),
     ("93", "fortnight", "n/a"),
+    ("44", "yrs", "44"),
+    ("44", "Years old", "44"),
+    ("44", "Years", "44"),
+    ("44", " yr. ", "44"),
+    ("95", "year old", "89"),
+    ("30", "Months", "30"),
+    ("5000", "wks", "4644.02"),
 ]
 
 
@@ -118,6 +172,10 @@ AGES = [
 def test_ages_are_capped(age: str, units: str, expected: str) -> None:
     table, _ = metadata_tsv.clean(f"participant_id\tage\nsub-1\t{age}\n", "participants", age_units=units)
     assert table.splitlines()[1] == f"sub-1\t{expected}"
+
+
+def test_ages_are_years_where_nothing_is_said() -> None:
+    assert [metadata_tsv.age_units(about) for about in ({}, {"age": {"Units": ""}}, {"age": "x"})] == ["year"] * 3
 
 
 def test_unknown_columns_go_unless_they_are_asked_for() -> None:
@@ -134,3 +192,58 @@ def test_unknown_columns_go_unless_they_are_asked_for() -> None:
     assert metadata_tsv.clean("", "events") == ("\n", [])
     long = f"onset\tHED\n1\t{'Event, ' * 20_000}\n"  # the csv module takes 131,072 characters a cell
     assert metadata_tsv.clean(long, "events")[0] == long
+
+
+CELLS = [
+    ("participants", "sex", "F", "F"),
+    ("participants", "sex", "Female", "Female"),
+    ("participants", "sex", " o ", "o"),
+    ("participants", "sex", "F (Jane Doe)", "n/a"),
+    ("participants", "handedness", "AMBIDEXTROUS", "AMBIDEXTROUS"),
+    ("participants", "handedness", "R", "R"),
+    ("participants", "handedness", "as Jane Doe", "n/a"),
+    ("participants", "species", "Homo sapiens", "Homo sapiens"),
+    ("participants", "species", "NCBITaxon:9606", "NCBITaxon:9606"),
+    ("participants", "species", "mus musculus", "mus musculus"),
+    ("participants", "species", "Jane Doe", "n/a"),  # two words of letters, as a species has
+    ("aslcontext", "volume_type", "m0scan", "m0scan"),
+    ("aslcontext", "volume_type", "Jane Doe", "n/a"),
+    ("events", "onset", "-1.5e1", "-1.5e1"),
+    ("events", "onset", "10:11:12", "n/a"),
+    ("events", "duration", "Doe", "n/a"),
+    ("events", "response_time", "n/a", "n/a"),
+    ("events", "trial_type", "go left", "go left"),
+]
+
+
+@pytest.mark.parametrize(("kind", "column", "cell", "expected"), CELLS)
+def test_columns_with_values_of_bids_hold_no_others(kind: str, column: str, cell: str, expected: str) -> None:
+    assert metadata_tsv.clean(f"{column}\n{cell}\n", kind)[0] == f"{column}\n{expected}\n"
+
+
+def test_a_column_that_is_asked_for_keeps_values_that_bids_does_not_know() -> None:
+    text = "participant_id\tsex\tstrain\tage\nsub-1\tweiblich\tC57BL/6J\t93\n"
+    assert metadata_tsv.clean(text, "participants")[0] == "participant_id\tsex\tage\nsub-1\tn/a\t89\n"
+    expected = "participant_id\tsex\tstrain\tage\nsub-1\tweiblich\tC57BL/6J\t89\n"  # ages are capped all the same
+    assert metadata_tsv.clean(text, "participants", ["sex", "strain", "age"])[0] == expected
+
+
+def test_what_is_said_of_a_column_of_bids_is_plain() -> None:
+    about = {
+        "participant_id": {"Description": "key in //srv/list.xls", "Levels": {"sub-01": "Jane Doe"}, "Units": "year"},
+        "age": {"Description": "asked Jane", "Units": "years old", "Maximum": 101, "Levels": {"93": "Jane Doe"}},
+        "sex": {"Levels": {"M": "male", "F": "Jane Doe", "Jane": "female", "O": ["Doe"]}, "LongName": "Jane"},
+        "handedness": {"Levels": "Jane Doe", "Units": "Jane Doe"},
+        "onset": {"Units": "s"},
+        "duration": {"Units": ["Doe"]},
+        "trial_type": {"Levels": {"go": "as Jane Doe does"}, "HED": {"go": "Label/Doe"}},
+        "group": {"Description": "of the study", "Levels": {"a": "patients"}},
+    }
+    assert metadata_tsv.clean_description(about, list(about), ["group"]) == {
+        "age": {"Units": "years old"},
+        "sex": {"Levels": {"M": "male"}},
+        "onset": {"Units": "s"},
+        "group": {"Description": "of the study", "Levels": {"a": "patients"}},
+    }
+    asked = metadata_tsv.clean_description(about, ["trial_type"], ["trial_type"])
+    assert asked == {"trial_type": about["trial_type"]}

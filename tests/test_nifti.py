@@ -201,6 +201,14 @@ def test_from_image_refuses_what_a_file_would() -> None:
         nifti.from_image(nib.Nifti1Image(numbers("int16").astype(np.int64), np.eye(4), dtype=np.int64))
 
 
+def test_a_qfac_of_zero_stands_for_one_and_stays_in_the_file() -> None:
+    one = scan_of(numbers("int16"), sform_code=0)
+    sizes = [0.0, *one.header["pixdim"][1:]]
+    zero = scan_of(numbers("int16"), sform_code=0, pixdim=sizes)
+    assert np.array_equal(zero.affine, one.affine)
+    assert zero.header["pixdim"][0] == 0
+
+
 # bad input: one sentence, with the value and what to do
 
 BAD = {

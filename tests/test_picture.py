@@ -47,6 +47,7 @@ def test_the_rows_show_their_own_volume(tmp_path):
     assert upper.mean() > 2 * lower.mean()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("unit", [1e-30, 1e-9, 1e30])
 def test_the_unit_of_the_intensities_does_not_show(tmp_path, unit):
     volume, mask = ball()
@@ -145,6 +146,7 @@ def test_one_slice_runs_low_where_masks_leak_into_the_eyes():
     assert z == pytest.approx(-75 + 0.3 * 60)  # from the lowest voxel, the 50th
 
 
+@pytest.mark.thorough
 def test_what_is_kept_beyond_the_brain_has_an_outline_of_its_own(tmp_path):
     volume, mask = ball()
     pixels = []

@@ -12,7 +12,7 @@ import phantom
 import pytest
 import torch
 
-from cpmae import canonical, pipeline, steps, verify
+from cpmae import canonical, lending, pipeline, steps, verify
 from cpmae.brain import extract_brain
 from cpmae.errors import BrainMaskError, ScanError, WeightsError
 from cpmae.io import header, nifti
@@ -157,6 +157,7 @@ def test_scans_of_one_person_get_the_same_head(model: HeadModel, plain: pipeline
         pipeline.deidentify(far, brain_mask=brain, weights=model, head=first.head)
 
 
+@pytest.mark.thorough
 def test_the_number_of_the_noise_changes_noise_alone(model: HeadModel, plain_float: pipeline.Deidentified) -> None:
     scan, brain = scan_of(storage=FLOAT), brain_of()
     first = plain_float
@@ -221,6 +222,7 @@ def test_margin_and_region_protect_more(
     assert face[20:36, 4:10, 40:50].all()  # the back of the head stays
 
 
+@pytest.mark.thorough
 def test_a_result_that_is_the_original_is_told_of(model: HeadModel) -> None:
     """A slab of the vertex, which holds no face."""
     data, brain = phantom.head()
@@ -309,6 +311,7 @@ def test_a_scan_that_was_not_read_as_one_is_checked_too(model: HeadModel) -> Non
         run(replace(scan_of(), header=metres), brain_of(), model)
 
 
+@pytest.mark.thorough
 def test_label_maps_and_earlier_results_are_told_of(model: HeadModel, plain: pipeline.Deidentified) -> None:
     scan, brain = scan_of(), brain_of()
     labels = scan.with_stored(
@@ -371,6 +374,7 @@ def test_a_flat_brain_is_refused(model: HeadModel) -> None:
         run(scan.with_stored(np.where(brain, 100, scan.stored).astype(np.int16)), brain, model)
 
 
+@pytest.mark.thorough
 def test_the_brain_of_a_head_that_lies_turned_is_the_one_that_is_found_upright(example: Volume) -> None:
     upside_down = Volume(example.data, np.diag([-1.0, 1.0, -1.0, 1.0]) @ example.affine)
     mask, pose = steps.search_brain(upside_down, "deepbet")
@@ -396,7 +400,9 @@ def test_a_given_mask_of_a_turned_head_is_enough_where_it_is_whole() -> None:
 LENT = {
     "its own": ("seen", (0, 0, 0), True, None),
     "a contrast in which white is dark": ("dark", (0, 0, 0), True, None),
-    "somebody nodded": ("seen", (0, 5, -5), True, None),
+    "somebody nodded a little": ("seen", (0, 1, -2), True, None),
+    "somebody nodded": ("seen", (0, 5, -5), False, "does not fit"),
+    "12 mm back": ("seen", (0, -12, 0), False, "does not fit"),
     "forward and down, onto the mouth": ("seen", (0, 20, -50), False, "does not fit"),
     "to the side": ("dark", (25, 0, 0), False, "does not fit"),
     "air is bright: nobody sees a brain": ("negative", (0, 20, -50), True, "see whether it fits"),
@@ -420,5 +426,5 @@ def test_a_mask_that_another_scan_lends_has_to_fit_the_image(case: str, example:
     moved[:3, 3] += move
     seen = {"seen": stored, "dark": np.where(stored > 60, 1000 - stored, stored), "negative": 1000 - stored}
     mask = mask_on(brain, moved, brain.shape, affine)
-    found, doubt = steps.lent_mask_fits(Volume(seen[contrast], affine), mask)
+    found, doubt = lending.lent_mask_fits(Volume(seen[contrast], affine), mask)
     assert found == fits and (doubt is None if says is None else says in str(doubt))

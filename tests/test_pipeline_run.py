@@ -71,6 +71,7 @@ def test_nothing_else_gets_through(tmp_path: Path, model: HeadModel) -> None:
         assert again.tobytes() == first.tobytes(), name
 
 
+@pytest.mark.thorough
 def test_the_number_of_the_noise_changes_noise_alone(tmp_path: Path, model: HeadModel) -> None:
     run, brain = forms.open_scan(put(tmp_path / "run.nii", volumes())), phantom.head()[1]
     one, other = (
@@ -99,6 +100,7 @@ def test_file_to_file(tmp_path: Path, model: HeadModel) -> None:
     assert b"cpmae" in nib.load(tmp_path / "one.nii.gz").header["descrip"].item()
 
 
+@pytest.mark.thorough
 def test_a_picture_costs_no_second_pass_and_shows_the_means(tmp_path: Path, model: HeadModel) -> None:
     source, mask = put(tmp_path / "run.nii", volumes().astype(np.int16)), tmp_path / "brain.nii"
     said: list[str] = []
@@ -138,3 +140,15 @@ def test_a_bad_volume_leaves_no_file(tmp_path: Path, model: HeadModel) -> None:
     with pytest.raises(ScanError, match="NaN"):
         deidentify_file(source, tmp_path / "out.nii", Options(seed=4), brain_mask=brain, weights=model)
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_volume_in_which_somebody_moved_is_told_of(tmp_path: Path) -> None:
+    data, brain = phantom.head()
+    volumes = [data * b for b in (1.0, 0.5, 0.8, 1.0)]
+    volumes[2] = np.roll(volumes[2], 6, axis=1)  # 17 mm
+    run = forms.open_scan(put(tmp_path / "run.nii", np.stack(volumes, axis=-1).astype(np.float32)))
+    options = Options(seed=3, device="cpu")
+    (told,) = [w for w in deidentify_run(run, options, brain_mask=brain).warnings if "somebody moved" in w]
+    assert "volume 3 of 4" in told
+    still = forms.open_scan(put(tmp_path / "still.nii", np.stack(volumes[:2], axis=-1).astype(np.float32)))
+    assert not [w for w in deidentify_run(still, options, brain_mask=brain).warnings if "moved" in w]

@@ -249,6 +249,7 @@ def test_a_volume_that_was_broken_off_is_named(tmp_path: Path) -> None:
     assert "volume 2 of 2, which has 24 slices of 64: take these out if" in ran.stderr, ran.stderr
 
 
+@pytest.mark.thorough
 def test_series_of_one_person_differ_by_noise_alone_and_other_people_have_other_heads(tmp_path: Path) -> None:
     for n, patient in enumerate(("A", "A", "B"), 1):
         dp.classic(tmp_path / "in" / str(n), STORED, AFFINE, PatientID=patient, PatientName=patient, SeriesNumber=n)
@@ -537,18 +538,40 @@ def plane(data: pydicom.Dataset) -> NDArray[np.float64]:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
-def test_a_series_whose_header_puts_it_elsewhere_has_its_own_brain(tmp_path: Path) -> None:
-    """Both say one frame of reference, but the second lies 50 mm off in it."""
+@pytest.mark.thorough
+def test_a_series_that_lies_elsewhere_than_headers_say_has_its_own_brain(tmp_path: Path) -> None:
+    """All say one frame of reference, but the second lies 50 mm off in it, and before the third somebody moved."""
     moved = AFFINE.copy()
     moved[:3, 3] += (0, 20, -50)
+    nodded, brain_nodded = np.roll(STORED, 4, axis=1), np.roll(BRAIN, 4, axis=1)  # 11 mm
+    phases = np.random.default_rng(0).integers(0, 4096, STORED.shape).astype(STORED.dtype)
+    late = {"EchoTime": 90}
     dp.classic(tmp_path / "in" / "1", STORED, AFFINE, SeriesNumber=1)
-    dp.classic(tmp_path / "in" / "2", STORED, moved, SeriesNumber=2, SeriesDescription="t2", EchoTime=90)
+    dp.classic(tmp_path / "in" / "2", STORED, moved, SeriesNumber=2, SeriesDescription="t2", **late)
+    dp.classic(tmp_path / "in" / "3", nodded, AFFINE, SeriesNumber=3, SeriesDescription="t2 nodded", **late)
+    dp.classic(tmp_path / "in" / "4", phases, AFFINE, SeriesNumber=4, SeriesDescription="its phase", **late)
     ran = run("deidentify", tmp_path / "in", tmp_path / "out", "--json")
     assert ran.exit_code == 0, ran.output
-    told = "series 2 (t2): the brain mask of another scan does not fit"
-    assert [text for text in json.loads(ran.stdout)["warnings"] if text.startswith(told)]
-    for number in (1, 2):
-        kept = volume(tmp_path / "out" / f"study-01/series-00{number}") == STORED
-        assert kept[BRAIN].mean() > 0.9, number
+    warnings = json.loads(ran.stdout)["warnings"]
+    for series in ("series 2 (t2)", "series 3 (t2 nodded)"):
+        assert [w for w in warnings if w.startswith(f"{series}: the brain mask of another scan does not fit")]
+    for number, before, brain in (
+        (1, STORED, BRAIN),
+        (2, STORED, BRAIN),
+        (3, nodded, brain_nodded),
+        (4, phases, brain_nodded),
+    ):
+        kept = volume(tmp_path / "out" / f"study-01/series-00{number}") == before
+        assert kept[brain].mean() > 0.9 and kept[~brain].mean() < 0.2, number
     checked = run("verify", tmp_path / "in", tmp_path / "out", "--json")
     assert json.loads(checked.stdout)["ok"], checked.stdout
+
+
+@pytest.mark.thorough
+def test_a_person_has_one_head_in_all_frames_of_reference(tmp_path: Path) -> None:
+    for n in (1, 2):
+        dp.classic(tmp_path / "in" / str(n), STORED, AFFINE, SeriesNumber=n, FrameOfReferenceUID=uid.generate_uid())
+    ran = run("deidentify", tmp_path / "in", tmp_path / "out")
+    assert ran.exit_code == 0, ran.output
+    one, other = (volume(folder) for folder in sorted((tmp_path / "out").glob("*/*")))
+    assert 0 < phantom.smooth_share(one, other, one != STORED) < 0.1  # of another draw it is 0.3 and more

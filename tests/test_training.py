@@ -68,6 +68,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "people"
 
 
+@pytest.mark.thorough
 def test_a_drawn_head_is_whole_and_nobodys(people: Path) -> None:
     (one, field), (two, other) = (data.load_head(path) for path in data.head_files(people)[:2])
     assert one.shape == canonical.MODEL_SHAPE and one.dtype == np.uint8
@@ -79,6 +80,7 @@ def test_a_drawn_head_is_whole_and_nobodys(people: Path) -> None:
     assert brain[tuple(o // 2 for o in canonical.GRID_ORIGIN)]
 
 
+@pytest.mark.thorough
 def test_drawing_again_changes_nothing(people: Path) -> None:
     before = {path: path.read_bytes() for path in people.glob("*.npz")}
     data.head_files(people)[1].unlink()
@@ -86,6 +88,7 @@ def test_drawing_again_changes_nothing(people: Path) -> None:
     assert {path: path.read_bytes() for path in people.glob("*.npz")} == before
 
 
+@pytest.mark.thorough
 def test_the_atlas_is_symmetric_and_holds_a_brain(people: Path) -> None:
     atlas = population.Population.load(people / "population.npz").atlas
     assert (atlas == atlas[::-1]).mean() > 0.999
@@ -108,6 +111,7 @@ def test_a_nose_gets_passages_and_keeps_its_lining_and_symmetry() -> None:
     assert not changed[~lined].any()
 
 
+@pytest.mark.thorough
 def test_a_drawn_face_is_unlike_the_registered_ones_and_like_a_face(people: Path) -> None:
     drawn_from = population.Population.load(people / "population.npz")
     least = faces.least_apart(drawn_from.reliefs)
@@ -121,6 +125,7 @@ def test_a_drawn_face_is_unlike_the_registered_ones_and_like_a_face(people: Path
     assert min(drawn) < lowest or max(drawn) > highest  # so that the first half says something
 
 
+@pytest.mark.thorough
 def test_one_head_given_twice_is_an_error_and_no_endless_search(people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(population, "MAX_TRIES", 3)
     drawn_from = population.Population.load(people / "population.npz")
@@ -148,6 +153,7 @@ def test_a_population_needs_faces(tmp_path: Path) -> None:
         stages.make_population([], tmp_path, 1, 0)
 
 
+@pytest.mark.thorough
 def test_a_scan_is_drawn_with_what_a_scanner_adds(people: Path) -> None:
     values, _ = data.load_head(data.head_files(people)[0])
     one, two = (synth.scan(values, np.random.default_rng(s)) for s in (0, 1))
@@ -157,6 +163,7 @@ def test_a_scan_is_drawn_with_what_a_scanner_adds(people: Path) -> None:
     assert one.tissue[one.brain].ne(0).all() or (one.tissue[one.brain] == 0).float().mean() < 0.05
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("command", "says"),
     [
@@ -216,6 +223,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.thorough
 def test_stages_resume_and_end_in_weights(people: Path, tmp_path: Path) -> None:
     run = tmp_path / "vqvae"
     settings = LoopSettings(steps=2, log_every=1)
@@ -292,6 +300,7 @@ def save_codes(path: Path, number: int) -> None:
     mae.save_codes(path, mae.HeadCodes(fine, fine.float(), coarse, fine, torch.ones_like(fine, dtype=torch.bool)))
 
 
+@pytest.mark.thorough
 def test_from_another_step_on_other_examples_are_drawn(people: Path, tmp_path: Path) -> None:
     for number in range(8):
         save_codes(tmp_path / f"{number}.npz", number)
@@ -310,6 +319,7 @@ def test_codes_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_two_processes_train_one_model(people: Path, tmp_path: Path) -> None:
     words = ["-m", "cpmae", "train", "vqvae", str(people), str(tmp_path), "--steps", "2", "--batch", "1"]
     words += ["--devices", "2", "--accelerator", "cpu", "--precision", "32-true", "--palette-scans", "40"]
@@ -332,6 +342,7 @@ def test_processes_share_the_preparation_of_scans(tmp_path: Path, caplog: pytest
     assert seen == [["0", "2"], ["1"]]
 
 
+@pytest.mark.thorough
 def test_training_on_scans_starts_from_weights_and_leaves_out_what_is_no_head(tmp_path: Path) -> None:
     source = tmp_path / "scans"
     source.mkdir()

@@ -2,13 +2,15 @@
 
 The basic profile of PS3.15, Table E.1-1 (dicom.nema.org/medical/dicom/current/output/html/part15.html#chapter_E). The
 table is taken from a library that is kept up with the standard; the walk is here since that library's stops at the
-first level. What the table does not name is kept only if it is a number, a code, or text of `_PLAIN_TEXT`.
+first level. What the table does not name is kept only if the standard has it, and it is a number, a public code, or
+text of `_PLAIN_TEXT`.
 """
 
 import hashlib
 import hmac
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,7 +19,7 @@ from typing import Any
 
 from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
 from pydicom.charset import python_encoding
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -28,17 +30,28 @@ from cpmae.options import Options
 
 TABLE = "dicomfields_2026c"
 RETAIN = ("dates", "patient", "device", "uids")
-_CODES = {  # PS3.16, CID 7050
-    "visual": ("113102", "Clean Recognizable Visual Features Option"),
-    "basic": ("113100", "Basic Application Confidentiality Profile"),
-    "dates": ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
-    "patient": ("113108", "Retain Patient Characteristics Option"),
-    "device": ("113109", "Retain Device Identity Option"),
-    "uids": ("113110", "Retain UIDs Option"),
-    "private": ("113111", "Retain Safe Private Option"),
+_METHODS = {  # PS3.16, CID 7050
+    "113100": "Basic Application Confidentiality Profile",
+    "113101": "Clean Pixel Data Option",
+    "113102": "Clean Recognizable Visual Features Option",
+    "113103": "Clean Graphics Option",
+    "113104": "Clean Structured Content Option",
+    "113105": "Clean Descriptors Option",
+    "113106": "Retain Longitudinal Temporal Information Full Dates Option",
+    "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
+    "113108": "Retain Patient Characteristics Option",
+    "113109": "Retain Device Identity Option",
+    "113110": "Retain UIDs Option",
+    "113111": "Retain Safe Private Option",
+    "113112": "Retain Institution Identity Option",
+}
+_METHOD_OF = {
+    **{"visual": "113102", "basic": "113100", "dates": "113107", "patient": "113108", "device": "113109"},
+    **{"uids": "113110", "private": "113111"},
 }
 _TEXT = frozenset(("AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"))
+_DATE = re.compile(r"(?<!\d)(19|20)\d\d|(19|20)\d\d(?!\d)|\d[-/.]\d\d?[-/.]\d\d")  # a year is enough
 _TIMES = {"DA": r"\d{8}", "DT": r"\d{8}[\d.+-]*", "TM": r"[\d:.]*"}  # and how their values look
 
 
@@ -47,7 +60,7 @@ def _tags(*keywords: str) -> frozenset[int]:
     return frozenset(tag for tag in tags.values() if tag is not None)
 
 
-# Text that makers of scanners put there, without which an image is hard to use. Codes are looked at in `_plain_code`.
+# Text that makers of scanners put there, without which an image is hard to use.
 _PLAIN_TEXT = _tags(
     *("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "SequenceName", "PulseSequenceName"),
     *("ReceiveCoilName", "TransmitCoilName", "ReceiveCoilManufacturerName", "TransmitCoilManufacturerName"),
@@ -55,9 +68,10 @@ _PLAIN_TEXT = _tags(
     *("ImagedNucleus", "TriggerSourceOrType", "CardiacFramingType", "ContrastBolusRoute", "ImageFilter"),
     *("ApplicableSafetyStandardDescription", "ASLTechniqueDescription", "ASLCrusherDescription", "TypeOfFilters"),
     *("ASLBolusCutoffTechnique", "RespiratorySignalSourceID", "ManufacturerRelatedModelGroup", "ConvolutionKernel"),
-    *("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning", "LongCodeValue"),
-    "DeidentificationMethod",
 )
+# Text of codes, which `_is_public` and `_says_a_code` look at; a URN goes, since any hospital can have one of its own.
+_CODE_TEXT = _tags("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning", "LongCodeValue")
+_CODE_PARTS = _CODE_TEXT | _tags("URNCodeValue", "CodingSchemeUID")  # what has one of them is a code
 _SCHEMES = ("DCM", "SCT", "SRT", "SNM3", "UCUM", "LN", "RADLEX", "NCIt", "FMA", "UMLS", "NEU", "99SDM")
 # Terms of the standard and of Siemens that may be names, titles or test patients too. They are in everybody's files and
 # tell nobody.
@@ -65,23 +79,30 @@ _TERMS = frozenset(
     "YES NO NONE OTHER MR HEAD BRAIN NECK SKULL 2D 3D T1 T2 SE IR GR EP RM SK SS SP MP PER RG CG PPG FC PFF PFP FS ND "
     "ORIGINAL DERIVED PRIMARY MOSAIC MONOCHROME1 MONOCHROME2 00 01".split()
 ) | {term for term in python_encoding if term}
-# Of the display. A profile of colours (ICCProfile), which has room for text, means nothing in grey images.
+_PIXELS = tag_for_keyword("PixelData")
+# Bytes that nobody looks at, as many as a slice has: colour pictures and tables in place of a slope are refused before.
 _LOOKUP_TABLES = _tags(
-    *("LUTData", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData"),
-    *("BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData"),
-    *("SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData"),
+    "LUTData",
+    *(
+        f"{kind}{colour}PaletteColorLookupTable{part}"
+        for kind in ("", "Large", "Segmented")
+        for colour in ("Red", "Green", "Blue", "Alpha")
+        for part in ("Data", "Descriptor")
+    ),
 )
+_MANY, _LONG = 64, 4096  # values, characters; more of them are room for a picture
 # Pictures of the head, or room for one, and what is wrong once the pixels are others: windows too, since scanners set
 # them from the whole picture, face and all. Gone in any case.
 _PICTURES = _tags(
     *("IconImageSequence", "GraphicAnnotationSequence", "ReferencedPatientPhotoSequence", "EncapsulatedDocument"),
-    *("FloatPixelData", "DoubleFloatPixelData", "WaveformSequence", "DataSetTrailingPadding"),
+    *("WaveformSequence", "DataSetTrailingPadding"),
     *("SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries"),
     *("SmallestImagePixelValueInPlane", "LargestImagePixelValueInPlane", "PixelDataProviderURL"),
     *("DigitalSignaturesSequence", "MACParametersSequence", "SourceImageSequence", "DerivationImageSequence"),
     *("HistogramSequence", "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"),
     *("VOILUTSequence", "FrameVOILUTSequence"),
 )
+_PICTURES |= _LOOKUP_TABLES
 # What would go though the class of the object demands it: emptied, or given a dummy, in enhanced objects or always.
 _NEEDED = _tags(
     *("ContentDate", "ContentTime", "DeviceSerialNumber", "Manufacturer", "ManufacturerModelName", "SoftwareVersions"),
@@ -106,17 +127,17 @@ _KEPT = {
     "device": _tags(
         *("StationName", "StationAETitle", "DeviceSerialNumber", "DeviceUID", "GantryID", "GeneratorID", "DetectorID"),
         *("PerformedStationName", "PerformedStationAETitle", "UniqueDeviceIdentifier", "UDISequence"),
-        *("DateOfLastCalibration", "TimeOfLastCalibration"),
     ),
     "dates": frozenset(),
-    "uids": frozenset(),
+    # no others: those that makers give to events and instances hold the scanner's serial number and the second
+    "uids": _tags("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ReferencedFrameOfReferenceUID"),
 }
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}  # units of ages
 # Of a person and not of the examination: never kept as dates.
 _PERSONAL_DATES = _tags("PatientBirthDate", "PatientBirthTime", "LastMenstrualDate", "DateOfInstallation")
 _STACK = tag_for_keyword("StackID")
-_PLAIN_UIDS = _tags("CodingSchemeUID", "ContextUID", "MappingResourceUID")  # of codes, the same for everybody
-_NEW_INSTANCE = _tags("SOPInstanceUID", "ReferencedSOPInstanceUID", "MediaStorageSOPInstanceUID")
+_CODE_UIDS = _tags("CodingSchemeUID", "ContextUID", "MappingResourceUID")  # a new one would say nothing
+_STANDARD = "1.2.840.10008."  # its UIDs are the same for everybody
 _CSA = b"SV10"  # Siemens' list of sequence parameters, which holds no picture
 
 
@@ -148,7 +169,7 @@ class Identity:
 
     def uid(self, old: str) -> str:
         """Another UID, the same for the same old one; UIDs of the standard stay."""
-        if not old or old.startswith("1.2.840.10008."):
+        if not old or old.startswith(_STANDARD):
             return old
         return f"2.25.{self._number('uid', old) >> 128 | 1 << 126}"
 
@@ -195,7 +216,7 @@ def deidentify_header(whole: Dataset, identity: Identity, patient: str, mosaic: 
         mosaic: what `read_mosaic` found in it; its private elements are put back, since nobody could unpack it without.
     """
     names = _names(whole) if identity.clean else set()
-    _walk(whole, identity, patient, "uids" in identity.retain, names)
+    _walk(whole, identity, patient, names)
     if identity.clean:
         whole.PatientID = identity.patient_id(patient)
         whole.PatientName = f"Deidentified^{whole.PatientID}"
@@ -205,41 +226,49 @@ def deidentify_header(whole: Dataset, identity: Identity, patient: str, mosaic: 
     _mark(whole, identity, mosaic is not None)
 
 
-def _walk(data: Dataset, identity: Identity, patient: str, keep_uids: bool, names: set[str], depth: int = 0) -> None:
+def _walk(data: Dataset, identity: Identity, patient: str, names: set[str], depth: int = 0) -> None:
     for tag in list(data.keys()):
-        if _is_picture(tag, depth) or (identity.clean and tag.is_private):
+        unknown = tag.is_private or not dictionary_has_tag(tag)
+        if _is_picture(tag, depth) or (identity.clean and unknown):
             del data[tag]
             continue
         element = data[tag]
-        if tag.is_private and _may_be_picture(element):
+        if unknown and _may_be_picture(element):
             del data[tag]
         elif element.VR == "UI":
-            _new_uids(element, identity, keep_uids)
-        elif identity.clean and not _cleaned(data, element, identity, patient, names):
+            _new_uids(data, element, identity)
+        elif identity.clean and not (_cleaned(data, element, identity, patient, names) and _public_codes(element)):
             del data[tag]
         elif element.VR == "SQ":
             for item in element.value:
-                _walk(item, identity, patient, keep_uids, names, depth + 1)
+                _walk(item, identity, patient, names, depth + 1)
 
 
 def _is_picture(tag: BaseTag, depth: int) -> bool:
+    if tag.group & 0xFF00 == 0x7F00:  # all that is, or once was, for pixels
+        return depth > 0 or tag != _PIXELS
     curve_or_overlay = not tag.is_private and tag.group & 0xFF00 in (0x5000, 0x6000)
-    return tag in _PICTURES or curve_or_overlay or (depth > 0 and tag.group == 0x7FE0)
+    return tag in _PICTURES or curve_or_overlay
 
 
 def _may_be_picture(element: DataElement) -> bool:
-    """Private bytes can be anything; of those whose meaning is known, Siemens' parameters are no picture."""
+    """Whether there is room for one in an element whose meaning nobody knows; Siemens' parameters are none."""
     if element.VR == "SQ":
         return any(_may_be_picture(e) for item in element.value for e in item)
-    return element.VR in _BINARY and not (isinstance(element.value, bytes) and element.value.startswith(_CSA))
+    if element.VR in _BINARY:
+        return not (isinstance(element.value, bytes) and element.value.startswith(_CSA))
+    return element.VM > _MANY or len(str(element.value)) > _LONG
 
 
-def _new_uids(element: DataElement, identity: Identity, keep: bool) -> None:
-    if element.tag in _PLAIN_UIDS or (keep and element.tag not in _NEW_INSTANCE):
-        return
-    if element.tag in _KEPT["device"] and "device" in identity.retain:
+def _new_uids(data: Dataset, element: DataElement, identity: Identity) -> None:
+    """Replace UIDs that are not retained; those of codes stay, or go."""
+    if any(element.tag in _KEPT[what] for what in identity.retain):
         return
     value = element.value
+    if element.tag in _CODE_UIDS:
+        if identity.clean and not str(value or "").startswith(_STANDARD):
+            del data[element.tag]
+        return
     element.value = [identity.uid(str(v)) for v in value] if element.VM > 1 else identity.uid(str(value or ""))
 
 
@@ -262,15 +291,17 @@ def _cleaned(data: Dataset, element: DataElement, identity: Identity, patient: s
         return _replaced(data, element)
     if element.VR in _TIMES:
         return False
-    if element.VR in _BINARY:
-        return tag.group == 0x7FE0 or tag in _LOOKUP_TABLES
+    if element.VR in _BINARY:  # such as a profile of colours, which has room for text
+        return tag == _PIXELS
     if element.VR in _TEXT:
         if tag == _STACK:
             return _numbered(element, identity)
+        if tag in _CODE_TEXT:
+            return _is_public(data) and _says_a_code(element, names)
         return (tag in _PLAIN_TEXT and not _holds_a_name(element.value, names)) or _replaced(data, element)
     if element.VR == "CS":
         _without_names(element, names)
-    return element.VR != "SQ" or _plain_codes(element)
+    return True
 
 
 def _replaced(data: Dataset, element: DataElement) -> bool:
@@ -328,10 +359,30 @@ def _shift(element: DataElement, by: timedelta) -> bool:
     return True
 
 
-def _plain_codes(element: DataElement) -> bool:
-    """False for a sequence of codes of no scheme, or one that only one hospital has: their meaning can be anything."""
-    codes = [item for item in element.value if "CodeMeaning" in item or "CodeValue" in item]
-    return all(str(code.get("CodingSchemeDesignator", "")) in _SCHEMES for code in codes)
+def _public_codes(element: DataElement) -> bool:
+    """Take items out of a sequence that are codes and not public; False if none is left."""
+    if element.VR != "SQ":
+        return True
+    items = [item for item in element.value if _CODE_PARTS.isdisjoint(item.keys()) or _is_public(item)]
+    left = bool(items) or not element.value
+    if len(items) < len(element.value):
+        element.value = Sequence(items)
+    return left
+
+
+def _is_public(code: Dataset) -> bool:
+    """False for a code of no scheme, of one that only one hospital has, and for a sentence in its place."""
+    values = (str(code.get(keyword) or "") for keyword in ("CodeValue", "LongCodeValue"))
+    known = str(code.get("CodingSchemeDesignator", "")) in _SCHEMES
+    return known and not any(re.search(r"\s", value) for value in values)
+
+
+def _says_a_code(element: DataElement, names: set[str]) -> bool:
+    """False for text of a public code that holds a name, or for a meaning that holds a date."""
+    if element.keyword == "CodingSchemeDesignator":
+        return True  # whatever the initials of somebody are
+    dated = element.keyword == "CodeMeaning" and _DATE.search(str(element.value))
+    return not dated and not _holds_a_name(element.value, names)
 
 
 def _names(whole: Dataset) -> set[str]:
@@ -351,7 +402,9 @@ def _tells(name: str) -> bool:
 
 
 def _words(text: str) -> str:
-    return " " + re.sub(r"[\W_]+", " ", text.lower()) + " "
+    """Text between spaces without punctuation, the same for a letter with its accent and a letter and its accent."""
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " " + re.sub(r"[\W_]+", " ", plain) + " "
 
 
 _IDENTIFIERS = _tags(
@@ -397,7 +450,7 @@ def _mark(whole: Dataset, identity: Identity, safe_private: bool) -> None:
     said = f"{identity.tool}: {identity.replaced} replaced by a generated head"
     whole.DerivationDescription = "; ".join(filter(None, [str(whole.get("DerivationDescription") or ""), said]))[-1024:]
     whole.RecognizableVisualFeatures = "NO"
-    before = whole.get("DeidentificationMethod") or []
+    before = whole.get("DeidentificationMethod") or []  # of an earlier tool; gone where the metadata was cleaned
     whole.DeidentificationMethod = [
         *([before] if isinstance(before, str) else before),
         f"{identity.tool}: {identity.replaced} replaced",  # a DICOM string of 64 characters at most
@@ -406,9 +459,11 @@ def _mark(whole: Dataset, identity: Identity, safe_private: bool) -> None:
     if identity.clean and safe_private:
         options.append("private")
     codes = list(whole.get("DeidentificationMethodCodeSequence") or [])
-    for value, meaning in (_CODES[option] for option in options):
-        if all(code.get("CodeValue") != value for code in codes):
-            codes.append(_code(value, meaning))
+    had = [str(code.get("CodeValue")) for code in codes if code.get("CodingSchemeDesignator") == "DCM"]
+    if identity.clean:
+        had = [value for value in dict.fromkeys(had) if value in _METHODS]
+        codes = [_code(value) for value in had]  # in the standard's words
+    codes += [_code(value) for value in (_METHOD_OF[option] for option in options) if value not in had]
     whole.DeidentificationMethodCodeSequence = Sequence(codes)
     if identity.clean:
         whole.PatientIdentityRemoved = "YES"
@@ -422,7 +477,7 @@ def _image_type(whole: Dataset) -> list[str]:
     return [value, "PRIMARY"] if isinstance(value, str) else list(value)
 
 
-def _code(value: str, meaning: str) -> Dataset:
+def _code(value: str) -> Dataset:
     code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", _METHODS[value]
     return code

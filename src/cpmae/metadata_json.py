@@ -9,6 +9,7 @@ institutions, serial numbers, comments, protocols that somebody named) are dropp
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -93,11 +94,30 @@ _TEXTS = frozenset(
 )
 _NAMES = frozenset(("ScanOptions", "SequenceName"))  # the same without spaces
 _MAX_TEXT, _MAX_LIST = 80, 240  # characters; more of them are prose
-_DATE = re.compile(
-    r"(?<!\d)((19|20)\d\d[-/.]?[01]\d[-/.]?[0-3]\d|(0?[1-9]|[12]\d|3[01])[-/.](0?[1-9]|[12]\d|3[01])[-/.](19|20)\d\d)(?!\d)"
+_DAY, _YEAR = r"(0?[1-9]|[12]\d|3[01])", r"(19|20)\d\d"
+_MONTH = (
+    "(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?"
+    "|sept?(ember)?|oct(ober)?|nov(ember)?|dec(ember)?)"
+)
+_BESIDE = rf"(\d\d?(st|nd|rd|th)?|{_YEAR})"  # a month
+_DATES = (
+    rf"(?<!\d){_YEAR}[-/._ ]?[01]\d[-/._ ]?[0-3]\d(?!\d)",
+    rf"(?<!\d){_DAY}[-/._ ]{_DAY}[-/._ ]{_YEAR}(?!\d)",  # the month may come first
+    rf"(?<!\d){_DAY}[-/]{_DAY}[-/]\d\d(?!\d)",
+    # 18.06.25, while 5.1.72 and 1.0.01.12.13 are versions
+    r"(?<!\d)(?<!\d[._])(0[1-9]|[12]\d|3[01])[._](0[1-9]|1[0-2])[._]\d\d(?![._]?\d)",
+    rf"(?<![a-z\d]){_BESIDE}[-/._,\s]*{_MONTH}(?![a-z])",
+    rf"(?<![a-z]){_MONTH}[-/._,\s]*{_BESIDE}(?!\d)",
+)
+_DATE = re.compile("|".join(_DATES), re.IGNORECASE)
+# What dcm2niix and others write.
+_VERSION = re.compile(
+    r"v?\d+(\.\d+)+([-.+]?(a|b|rc|alpha|beta|dev|post)\d*)?(\s+(\((JP2|JP-LS):\w{1,12}\)|(GCC|Clang|MSC)[\d.]{1,12}))*"
 )
 # Fields of who, where and by whom; their words are looked for in the texts that stay.
-_WHO = re.compile("Patient|Physician|Operator|Institution|Accession|Station|SerialNumber|StudyID")
+_WHO = re.compile(
+    "patient|person|physician|operator|institution|accession|station|serial.?number|study.?id", re.IGNORECASE
+)
 _NOBODY = frozenset("mr mri the of and for head brain neck coil body".split())  # words of such fields that tell nothing
 
 
@@ -111,10 +131,20 @@ def sidecar(fields: Mapping[str, Any], options: Options, tool: str) -> dict[str,
 def clean(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What may be shared of a sidecar, which is merged with what it inherits."""
     stays = {name: value for name, value in fields.items() if _may_stay(name, value)}
-    told = {word for name in fields.keys() - stays.keys() if _WHO.search(name) for word in _words(fields[name])}
-    who = {word for word in told if not re.fullmatch(r"[a-z\d]|\d\d", word)} - _NOBODY
+    who = {word for word in _told(fields) if not re.fullmatch(r"[a-z\d]|\d\d", word)} - _NOBODY
     known = _NUMBERS | _WORDS.keys()
     return {name: value for name, value in stays.items() if name in known or who.isdisjoint(_words(value))}
+
+
+def _told(value: Any) -> Iterator[str]:
+    """Words of who, where and by whom in what does not stay; other converters put that into objects in objects."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _told(item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if not _may_stay(name, item):
+                yield from _words(item) if _WHO.search(name) else _told(item)
 
 
 def _words(value: Any) -> Iterator[str]:
@@ -123,7 +153,12 @@ def _words(value: Any) -> Iterator[str]:
         for item in value.values() if isinstance(value, dict) else value:
             yield from _words(item)
     elif isinstance(value, str | int) and not isinstance(value, bool):
-        yield from re.sub(r"[\W_]+", " ", str(value).lower()).split()
+        yield from re.sub(r"[\W_]+", " ", _composed(str(value)).casefold()).split()
+
+
+def _composed(text: str) -> str:
+    """The text with one code for each letter and digit, however it was stored: u and two dots are one letter."""
+    return unicodedata.normalize("NFKC", text)
 
 
 def marked(fields: Mapping[str, Any], method: str, before: Any = None) -> dict[str, Any]:
@@ -156,8 +191,10 @@ def _may_stay(name: str, value: Any) -> bool:
         return _all(value, lambda item: isinstance(item, int) or (isinstance(item, float) and math.isfinite(item)))
     if name in _WORDS:
         return _all(value, lambda item: isinstance(item, str) and _is_of(item.lower(), _WORDS[name]))
-    if name == "ConversionSoftwareVersion":  # dcm2niix has dates of its own in it
-        return isinstance(value, str) and re.fullmatch(r"v?\d+\.[\w.(): -]{1,40}", value) is not None
+    if name == "ConversionSoftwareVersion":
+        if not isinstance(value, str) or not _VERSION.fullmatch(value):
+            return False
+        return _is_plain(re.sub(r"^v?\d\.\d\.20\d{6}", "", value))  # dcm2niix ends in the date of its release
     if name in _TEXTS | _NAMES:
         short = isinstance(value, str) or len(str(value)) <= _MAX_LIST
         return short and _all(value, lambda item: _is_plain(item) and not (name in _NAMES and re.search(r"\s", item)))
@@ -165,7 +202,7 @@ def _may_stay(name: str, value: Any) -> bool:
 
 
 def _is_plain(text: Any) -> bool:
-    return isinstance(text, str) and len(text) <= _MAX_TEXT and not _DATE.search(text)
+    return isinstance(text, str) and len(text) <= _MAX_TEXT and not _DATE.search(_composed(text))
 
 
 def _is_of(text: str, words: frozenset[str]) -> bool:

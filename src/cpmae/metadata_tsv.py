@@ -1,8 +1,9 @@
 """Tables of a data set: which columns may be shared, and how old a person may be in them.
 
 Columns that BIDS defines and that identify nobody are kept, and those that the user names; all others are dropped,
-since any column may hold names, dates or hospital numbers. Ages are capped at 89 years, as BIDS asks (and HIPAA's safe
-harbor, 45 CFR 164.514(b)(2)(i)(C), which counts all above 89 as one).
+since any column may hold names, dates or hospital numbers. Where BIDS says which values a column has, others become
+n/a. Ages are capped at 89 years, as BIDS asks (and HIPAA's safe harbor, 45 CFR 164.514(b)(2)(i)(C), which counts all
+above 89 as one).
 """
 
 import json
@@ -11,10 +12,26 @@ from typing import Any
 
 MAX_AGE = 89
 COLUMNS = {
-    "participants": ("participant_id", "species", "strain", "strain_rrid", "age", "sex", "handedness"),
+    "participants": ("participant_id", "species", "age", "sex", "handedness"),
     "events": ("onset", "duration", "trial_type", "response_time", "value", "sample", "stim_id", "channel", "HED"),
     "aslcontext": ("volume_type",),
 }
+_VALUES = {  # of BIDS, in any case
+    "sex": {"m", "male", "f", "female", "o", "other"},
+    "handedness": {"l", "left", "r", "right", "a", "ambidextrous"},
+    # a list, since two words of letters may be somebody's name
+    "species": {"homo sapiens", "human", "9606", "ncbitaxon:9606", "ncbi:txid9606", "mus musculus", "rattus norvegicus"}
+    | {"macaca mulatta", "macaca fascicularis", "callithrix jacchus"},
+    "volume_type": {"control", "label", "m0scan", "deltam", "cbf", "norf"},
+}
+_NUMBERS = {"onset", "duration", "response_time", "sample"}
+_A_YEAR = {  # how many of a unit make one
+    **dict.fromkeys(("year", "years", "yr", "yrs", "y", "a"), 1.0),
+    **dict.fromkeys(("month", "months", "mo", "mos"), 12.0),
+    **dict.fromkeys(("week", "weeks", "wk", "wks"), 52.18),
+    **dict.fromkeys(("day", "days", "d"), 365.25),
+}
+_SECONDS = {"s", "sec", "second", "seconds", "ms"}
 _DESCRIPTIONS = ("LongName", "Description", "Levels", "Units", "TermURL", "HED", "Format", "Maximum", "Minimum")
 
 
@@ -24,7 +41,7 @@ def clean(text: str, kind: str, keep: Collection[str] = (), age_units: str = "ye
     Args:
         text: tab-separated, a header in the first line.
         kind: the suffix of the file, a key of `COLUMNS`.
-        keep: further columns to keep.
+        keep: further columns to keep; of a column of BIDS, whatever values it has, but of ages.
         age_units: in which `age` is given.
 
     Returns:
@@ -37,7 +54,7 @@ def clean(text: str, kind: str, keep: Collection[str] = (), age_units: str = "ye
         if row != [""]:
             cells = [row[i] if i < len(row) and row[i] else "n/a" for i in places]
             named = zip((header[i] for i in places), cells, strict=True)
-            lines.append("\t".join(_capped(cell, age_units) if name == "age" else cell for name, cell in named))
+            lines.append("\t".join(_cell(name, cell, keep, age_units) for name, cell in named))
     return "\n".join(lines) + "\n", [header[i] for i in places]
 
 
@@ -49,29 +66,72 @@ def rows_of(text: str, column: str, values: Collection[str]) -> str:
     return "\n".join([header, *kept]) + "\n"
 
 
-def clean_description(fields: Mapping[str, Any], columns: Collection[str]) -> dict[str, Any]:
-    """What a table's JSON says of the columns that are kept."""
-    return {
-        name: {key: value for key, value in about.items() if key in _DESCRIPTIONS}
+def clean_description(
+    fields: Mapping[str, Any], columns: Collection[str], keep: Collection[str] = ()
+) -> dict[str, Any]:
+    """What a table's JSON says of the columns that are kept.
+
+    BIDS defines its own columns, so of these only units stay, and levels in its own words; all else is free text.
+    """
+    ours = {name for names in COLUMNS.values() for name in names} - set(keep)
+    found = {
+        name: _plain(name, about) if name in ours else {key: about[key] for key in about if key in _DESCRIPTIONS}
         for name, about in fields.items()
         if name in columns and isinstance(about, dict)
     }
+    return {name: about for name, about in found.items() if about}
+
+
+def _plain(name: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Units that are known, of ages and times, and those levels that are values of the column, told in such values."""
+    units, levels, values = about.get("Units"), about.get("Levels"), _VALUES.get(name, set())
+    known = _A_YEAR.keys() if name == "age" else _SECONDS if name in _NUMBERS else ()
+    found: dict[str, Any] = {"Units": units} if isinstance(units, str) and _unit(units) in known else {}
+    if isinstance(levels, dict):
+        plain = {key: text for key, text in levels.items() if {key.lower(), str(text).lower()} <= values}
+        found |= {"Levels": plain} if plain else {}
+    return found
 
 
 def age_units(description: Mapping[str, Any]) -> str:
     """In which units a table's JSON says that ages are; years where it says nothing."""
     about = description.get("age")
-    units = about.get("Units", "year") if isinstance(about, dict) else "year"
+    units = (about.get("Units") if isinstance(about, dict) else None) or "year"
     return units if isinstance(units, str) else json.dumps(units)
+
+
+def _unit(text: str) -> str:
+    """`yrs` of ` Yrs. old`."""
+    return text.strip().lower().removesuffix("old").strip(" .")
+
+
+def _cell(name: str, cell: str, keep: Collection[str], age_units: str) -> str:
+    """The value of a column, n/a if it is none that BIDS has there."""
+    text = cell.strip()
+    if name == "age":
+        return _capped(cell, age_units)
+    if name in keep:
+        return cell
+    if name in _VALUES:
+        return text if text.lower() in _VALUES[name] else "n/a"
+    if name in _NUMBERS:
+        return text if _is_number(text) else "n/a"
+    return cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _capped(cell: str, units: str) -> str:
     """An age, at most `MAX_AGE` years; n/a for what is no number, or in units that are not known."""
-    a_year = {"year": 1.0, "years": 1.0, "yr": 1.0, "y": 1.0, "a": 1.0, "month": 12.0, "months": 12.0, "mo": 12.0}
-    a_year |= {"week": 52.18, "weeks": 52.18, "wk": 52.18, "day": 365.25, "days": 365.25, "d": 365.25}
     try:
         age = float(cell.strip().removesuffix("+"))
-        highest = MAX_AGE * a_year[units.strip().lower()]
+        highest = MAX_AGE * _A_YEAR[_unit(units)]
     except (ValueError, KeyError):
         return "n/a"
     if not age >= 0:  # NaN too

@@ -6,6 +6,7 @@ Given mask, seed and grid, each volume of the result is a function of the protec
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cpmae import brightness, canonical, compose, metadata, steps
+from cpmae import brightness, canonical, compose, lending, metadata, motion, steps
 from cpmae.compare import equal_voxels
 from cpmae.errors import ScanError
 from cpmae.generate import paint_shares, paints_for
 from cpmae.io import header, nifti
-from cpmae.io.run import NiftiRun
+from cpmae.io.run import NiftiRun, RunMean
 from cpmae.models.head import HeadModel
 from cpmae.models.palette import brain_depth, brain_profile
 from cpmae.models.tissue import PAINTS
@@ -74,13 +75,16 @@ def deidentify_run(
     device = steps.usable_device(options.device)
     header.check_grid(run.header, run.path.name)
     tell("reading all volumes")
-    mean = run.mean()
+    total = RunMean(run)
+    middles = [motion.middle(stored, run.affine) for stored in total.added(run.stored_volumes())]
+    mean = total.mean() if run.count > 1 else run.mean()
     nifti.check_is_scan(mean, run.path.name)
 
     model = steps.load_model(weights, device)
 
     tell("finding the brain")
     found = steps.find(mean, brain_mask, options, device, head, header.doubts(run.header))
+    found.warnings.extend(_moved(run, middles, found.mask))
 
     tell("generating a head")
     looked = steps.look_at_brain(mean, found, options.region)
@@ -106,6 +110,20 @@ def deidentify_run(
     return DeidentifiedRun(
         clean.marked(steps.MARK), volumes, mean, found.mask, found.protected, account, account["warnings"], head
     )
+
+
+def _moved(run: NiftiRun, middles: list[NDArray[np.float64]], mask: NDArray[np.bool_]) -> list[str]:
+    """A warning if the brain lies elsewhere in the volume in which the head lies farthest off."""
+    number = motion.farthest(middles)
+    if number is None:
+        return []
+    stored = next(islice(run.stored_volumes(), number, None))
+    if lending.lent_mask_fits(run.volume(stored).scaled(), mask)[0]:
+        return []
+    return [
+        f"somebody moved: the brain in volume {number + 1} of {run.count} lies elsewhere than the mask of all of "
+        "them, so that part of it is replaced and other tissue is kept; realign the run, or take such volumes out"
+    ]
 
 
 def _shares(

@@ -1,8 +1,10 @@
 """A brain mask on the grid of another scan of the same world, or with other axes."""
 
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
@@ -36,6 +38,27 @@ def mask_on(
         offset = to_old[:3, :3] @ ((np.array(shift) + 0.5) / steps - 0.5) + to_old[:3, 3]
         total += ndimage.affine_transform(source, to_old[:3, :3], offset, shape, order=1, mode="constant")
     return total >= 0.5 * steps.prod()
+
+
+@dataclass(frozen=True)
+class FoundBrain:
+    """A brain of a world: its mask (X, Y, Z) bool, the affine of its grid, and `motion.middle` of that image."""
+
+    mask: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+    middle: NDArray[np.float64]
+
+
+_Found = TypeVar("_Found", bound=FoundBrain)
+
+
+def lender(found: Sequence[_Found], shape: tuple[int, int, int], affine: NDArray[np.float64]) -> _Found | None:
+    """Which of the brains that were found in a world, in this order, lends its mask to an image on a grid.
+
+    The last one on the same grid, since a phase lies where its magnitude does, or else the first, of the T1w.
+    """
+    on_grid = (f for f in reversed(found) if f.mask.shape == shape and np.allclose(f.affine, affine, atol=1e-4))
+    return next(on_grid, found[0] if found else None)
 
 
 def given_mask(path: str | os.PathLike[str], scan: NiftiScan) -> NDArray[np.bool_]:

@@ -35,9 +35,6 @@ TRAINED_ON_SCANS = (
     "the weights were trained on scans of people and may draw heads like theirs; show results to nobody who may not "
     "see those scans"
 )
-# Dice of a mask that another scan lends with the brain that deepbet finds here. Of one head's scans 0.96 and more, half
-# a head 0.86; a mask 10 mm off has 0.87, 20 mm off 0.74 to 0.81, one on the neck 0.35 to 0.45
-MIN_AGREEMENT = 0.85
 
 
 @dataclass(frozen=True)
@@ -137,34 +134,6 @@ def search_brain(volume: Volume, extractor: str, device: str = "cpu") -> tuple[N
         mask = brain.extract_brain(Volume(volume.data, turn.T @ volume.affine), extractor, device)
         pose, before = canonical.align(mask, volume.affine), turn
     return mask, pose
-
-
-def lent_mask_fits(volume: Volume, mask: NDArray[np.bool_]) -> tuple[bool, str | None]:
-    """Whether a brain mask that another scan lends is this scan's brain, and what to tell the user, if anything.
-
-    It lies where two headers say, which may be wrong. deepbet looks for the brain here, whichever extractor is asked
-    for: it takes seconds, and works on many contrasts. Where it finds nothing of a brain's shape, in part of a head or
-    in a contrast that it does not know, it is no witness, and the mask is taken.
-
-    Args:
-        volume: (X, Y, Z) intensities, the mean volume of a run.
-        mask: same shape, True in the brain.
-
-    Raises:
-        MissingExtraError: if deepbet is not installed.
-    """
-    try:
-        own = brain.extract_brain(volume)
-        dice = 2 * float((own & mask).sum()) / float(own.sum() + mask.sum())
-        if dice >= MIN_AGREEMENT:
-            return True, None
-        find(volume, own, Options(), "cpu", None)
-    except (BrainMaskError, ScanError):
-        return True, "no brain was found to compare the brain mask of another scan with, see whether it fits"
-    return False, (
-        f"the brain mask of another scan does not fit (Dice {dice:.2f} with the brain that is seen, at least "
-        f"{MIN_AGREEMENT}); the headers may be wrong, or somebody moved"
-    )
 
 
 @dataclass(frozen=True)

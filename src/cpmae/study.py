@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpmae import __version__
+from cpmae import __version__, motion
 from cpmae.errors import BrainMaskError, CpmaeError, OutputError, ScanError, with_notes
 from cpmae.io import dicom, dicom_pixels, dicom_scan, nifti
 from cpmae.io.dicom import Left, Series, t1w_score
@@ -29,7 +29,7 @@ from cpmae.io.nifti import NiftiScan
 from cpmae.io.together import Writer, check_outputs, write_together
 from cpmae.metadata_dicom import Identity, deidentify_header
 from cpmae.options import Options
-from cpmae.shared_mask import given_mask, mask_on
+from cpmae.shared_mask import FoundBrain, given_mask, lender, mask_on
 
 if TYPE_CHECKING:
     from cpmae import steps
@@ -73,12 +73,10 @@ class StudyResult:
 
 
 @dataclass(frozen=True)
-class _Head:
-    """The brain of a frame of reference and the head drawn around it, once and for all its series."""
+class _Head(FoundBrain):
+    """A brain of a frame of reference and the head around it, for all its series."""
 
     drawn: "steps.Head"
-    mask: NDArray[np.bool_]
-    affine: NDArray[np.float64]
     before: NiftiScan
     after: NiftiScan
     kept: NDArray[np.bool_]
@@ -98,7 +96,8 @@ class _Run:
     tell: Callable[[str], None]
     volumes: int = 0  # handled so far
     patients: dict[str, int] = field(default_factory=dict)  # numbered as they come
-    heads: dict[tuple[str, str], _Head] = field(default_factory=dict)
+    heads: dict[tuple[str, str], list[_Head]] = field(default_factory=dict)  # of each world, the T1w's first
+    drawn: dict[str, "steps.Head"] = field(default_factory=dict)  # the first of each patient
     warnings: list[str] = field(default_factory=list)
 
 
@@ -227,7 +226,7 @@ def _all_series(
         try:
             if not run.study.allow_burned_in and any(_burned_in(i.header) for i in series.instances):
                 raise ScanError("text is burned into its pixels (BurnedInAnnotation YES), allow it (--allow-burned-in)")
-            stacks, warnings = stacks_of(frames_of(series), series.name)
+            stacks, warnings = _stacks(series)
             reason = no_volume(stacks, series.name)
             if reason:
                 left.append(Left(series.name, len(series.instances), reason))
@@ -245,6 +244,14 @@ def _all_series(
     return sorted(entries, key=lambda e: str(e["folder"])), failed
 
 
+def _stacks(series: Series) -> tuple[list[Stack], list[str]]:
+    try:
+        return stacks_of(frames_of(series), series.name)
+    except dicom.DAMAGE as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ScanError(f"its headers hold what DICOM does not allow ({text}), export it again") from error
+
+
 def _burned_in(header: Any) -> bool:
     return str(header.get("BurnedInAnnotation", "NO")).upper() == "YES"
 
@@ -258,7 +265,8 @@ def _one_series(run: _Run, series: Series, stacks: list[Stack], folder: Path) ->
         if len(stacks) > 1:
             run.tell(f"{series.name}, volume {count} of {len(stacks)}")
         try:
-            own, part, account = _volume(run, series, stack, pixels, own)
+            found, part, account = _volume(run, series, stack, pixels, own)
+            own = own or found
         except (ScanError, BrainMaskError) as error:
             raise ScanError(_of_volume(stacks, count, with_notes(error))) from error
         new |= part
@@ -279,34 +287,44 @@ def _of_volume(stacks: list[Stack], count: int, reason: str) -> str:
 def _volume(
     run: _Run, series: Series, stack: Stack, pixels: dicom_scan.Pixels, own: _Head | None
 ) -> tuple[_Head, dict[tuple[int, int], NDArray], dict[str, Any]]:
-    """A volume's new slices, with the brain of its series or its world, which is found here if it is not known yet."""
-    from cpmae import pipeline, steps  # and with it torch, after the questions that need neither
+    """A volume's new slices, with the brain of its series or its world, which is found here if it is not known yet.
+
+    Args:
+        own: the brain of the series' first volume.
+
+    Returns:
+        the brain, on this volume's grid; the slices; and the account.
+    """
+    from cpmae import lending, pipeline, steps  # and with it torch, after the questions that need neither
 
     header = series.instances[stack.frames[0].instance].header
     values = dicom_pixels.value_range(header)
     scan = dicom_scan.to_scan(stack, pixels, values, header.get("PhotometricInterpretation") == "MONOCHROME1")
-    world = series.world
-    head = own or run.heads.get(world)
+    in_world = run.heads.setdefault(series.world, [])
+    head = own or lender(in_world, stack.shape, stack.affine)
+    middle = motion.middle(scan.stored, stack.affine)
     mask = drawn = None
     if head:
         drawn = head.drawn
         mask = mask_on(head.mask, head.affine, stack.shape, stack.affine)
-        # on another grid, the first volume tells for the series whether the mask of the other one is its brain
-        if own is None and mask is not head.mask:
-            fits, doubt = steps.lent_mask_fits(scan.scaled(), mask)
-            run.warnings += [f"{series.name}: {doubt}"] if doubt else []
+        if own is None or motion.has_moved(own.middle, middle):
+            fits, doubt = lending.lent_mask_fits(scan.scaled(), mask)
+            text = f"{series.name}: {doubt}"
+            run.warnings += [text] if doubt and text not in run.warnings else []
             if not fits:
                 head, mask, drawn = None, None, drawn.elsewhere()
     elif run.given_mask:
         mask = given_mask(run.given_mask, scan)
+    elif t1w_score(series) < 2:
+        run.warnings.append(f"there is no T1w in the world of {series.name}; its own brain was searched for")
+    if drawn is None and series.patient in run.drawn:  # one head for all that is shared of a person
+        drawn = run.drawn[series.patient].elsewhere()
     if mask is None and stack.holes:
         # the pipeline would find the brain too, and keep what is interpolated from around it
         device = run.options.device if run.options.device != "auto" else "cpu"
         mask, _ = steps.search_brain(scan.scaled(), run.options.brain_extractor, device)
     if mask is not None:
         scan, mask = dicom_scan.without_holes(scan, mask, stack)
-    if head is None and drawn is None and not run.given_mask and t1w_score(series) < 2:
-        run.warnings.append(f"there is no T1w in the world of {series.name}; its own brain was searched for")
     person = run.patients.setdefault(series.patient, len(run.patients))
     # another draw for each person, and in all volumes of one the same head and texture under other noise
     asked = run.options.for_sequence(series.sequence)
@@ -327,11 +345,12 @@ def _volume(
         kept, key = done.protected[:, :, slot].T, (frame.instance, frame.index)
         if not np.array_equal(new[key][kept], pixels[key][kept]):
             raise ScanError(f"protected voxels of {series.name} changed on the way, and the result was dropped")
-    if head is None:
-        head = _Head(done.head, done.brain_mask, stack.affine, scan, done.image, done.protected)
-        run.heads.setdefault(world, head)
+    here = _Head(done.brain_mask, stack.affine, middle, done.head, scan, done.image, done.protected)
+    if head is None and own is None:
+        in_world.append(here)
+        run.drawn.setdefault(series.patient, done.head)
     account = {k: v for k, v in done.account.items() if k not in ("seed", "warnings", "metadata", "version")}
-    return head, new, account
+    return here, new, account
 
 
 def _write(run: _Run, series: Series, folder: Path, new: dict[tuple[int, int], NDArray]) -> None:
@@ -363,7 +382,7 @@ def _put_in_place(
     run: _Run, tree: Path, output: Path, save_brain_mask: Path | None, picture: Path | None, old: Path
 ) -> None:
     """Mask and picture, then the folder; an old folder is moved away first and comes back if that fails."""
-    head = next(iter(run.heads.values()), None)
+    head = next((found[0] for found in run.heads.values() if found), None)
     files: list[tuple[Path, Writer]] = []
     if head and picture:
         from cpmae.report.picture import before_after

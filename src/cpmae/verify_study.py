@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cpmae import motion
 from cpmae.errors import CpmaeError, ScanError
 from cpmae.io import dicom, dicom_pixels, dicom_scan
 from cpmae.io.dicom import Series, t1w_score
 from cpmae.io.dicom_volumes import Stack, frames_of, stacks_of
 from cpmae.io.nifti import NiftiScan
-from cpmae.shared_mask import given_mask, mask_on
+from cpmae.shared_mask import FoundBrain, given_mask, lender, mask_on
 from cpmae.verify import Verification, verify
 
 
@@ -55,7 +55,7 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
     Raises:
         ScanError: if one of the folders holds no series, or cannot be read.
     """
-    from cpmae import steps  # and with it torch, which other commands do not wait for
+    from cpmae import lending, steps  # and with it torch, which other commands do not wait for
 
     before, after = (dicom.find_series(folder)[0] for folder in (original, result))
     if not after:
@@ -63,26 +63,29 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
     pairs = [(_original_of(new, before), new) for new in after]
     if brain_mask and len({old.world for old, _ in pairs if old}) > 1:
         raise ScanError(f"{original} holds several frames of reference, and {brain_mask} is for one T1w")
-    brains: dict[tuple[str, str], tuple[NDArray[np.bool_], NDArray[np.float64]]] = {}
+    brains: dict[tuple[str, str], list[FoundBrain]] = {}
     checks = []
     for old, new in sorted(pairs, key=lambda pair: t1w_score(pair[0]) if pair[0] else -np.inf, reverse=True):
         if old is None:
             failure = "there is no such series in the original (number, instances, positions)"
             checks.append(SeriesCheck(new.name, len(new.instances), (), (failure,)))
             continue
-        volumes, failures, own = [], _same_study(old, new), None
+        volumes, failures, own, in_world = [], _same_study(old, new), None, brains.setdefault(old.world, [])
         for (scan, stack), (other, _) in zip(_scans(old), _scans(new), strict=True):
-            lent = own or brains.get(old.world)
-            if lent is None:
-                mask = given_mask(brain_mask, scan) if brain_mask else steps.search_brain(scan.scaled(), extractor)[0]
-            else:
-                mask = mask_on(*lent, stack.shape, stack.affine)
-                if own is None and mask is not lent[0] and not steps.lent_mask_fits(scan.scaled(), mask)[0]:
-                    mask, _ = steps.search_brain(scan.scaled(), extractor)  # as `study` did
+            lent, middle = own or lender(in_world, stack.shape, stack.affine), motion.middle(scan.stored, stack.affine)
+            mask = mask_on(lent.mask, lent.affine, stack.shape, stack.affine) if lent else None
+            if mask is not None and (own is None or motion.has_moved(own.middle, middle)):  # all as `study` did
+                mask = mask if lending.lent_mask_fits(scan.scaled(), mask)[0] else None
+            is_own = mask is None
+            if mask is None and brain_mask and not lent:
+                mask = given_mask(brain_mask, scan)
+            elif mask is None:
+                mask, _ = steps.search_brain(scan.scaled(), extractor)
             scan, mask = dicom_scan.without_holes(scan, mask, stack)
             other, _ = dicom_scan.without_holes(other, mask, stack)
-            own = mask, stack.affine
-            brains.setdefault(old.world, own)
+            if own is None:
+                own = FoundBrain(mask, stack.affine, middle)
+                in_world += [own] if is_own else []
             volumes.append(verify(scan, other, mask))
         failures += [text for volume in volumes for text in volume.failures]
         checks.append(SeriesCheck(old.name, len(new.instances), tuple(volumes), tuple(dict.fromkeys(failures))))
@@ -112,15 +115,23 @@ def _same_study(old: Series, new: Series) -> list[str]:
     failures = []
     if any(str(i.header.SOPInstanceUID) in uids for i in new.instances):
         failures.append("instances have the UIDs of the original")
-    wholes = (dicom.read_whole(i.path) for i in new.instances)
-    if not all(_marked(whole) for whole in wholes):
+    marked = alone = True
+    for whole in (dicom.read_whole(i.path) for i in new.instances):
+        marked, alone = marked and _marked(whole), alone and _holds_one_picture(whole)
+    if not marked:
         failures.append("instances lack the mark of recognizable features removed (0012,0064) or (0028,0302)")
+    if not alone:
+        failures.append("instances hold pixels beside those of (7FE0,0010)")
     return failures
 
 
 def _marked(whole: Any) -> bool:
     codes = {str(code.get("CodeValue")) for code in whole.get("DeidentificationMethodCodeSequence") or []}
     return "113102" in codes and whole.get("RecognizableVisualFeatures") == "NO"
+
+
+def _holds_one_picture(whole: Any) -> bool:
+    return [element.keyword for element in whole.iterall() if element.tag.group == 0x7FE0] == ["PixelData"]
 
 
 def _scans(series: Series) -> list[tuple[NiftiScan, Stack]]:

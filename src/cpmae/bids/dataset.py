@@ -34,6 +34,13 @@ _FOLDERS = {"sourcedata", "derivatives", "code", "stimuli", "phenotype", "docs",
 _PROSE = {"README", "README.md", "README.rst", "README.txt", "CHANGES", "CITATION.cff", "LICENSE", ".bidsignore"}
 _PROSE |= {"genetic_info.json", "samples.tsv", "samples.json"}
 _FOLDER = re.compile(r"(sub|ses)-[0-9A-Za-z+]+|anat|dwi|func|perf|fmap|eeg|meg|ieeg|beh|pet|mrs|nirs|motion|micr")
+# Addresses that anybody can open: of hosts with a public name, without a user.
+_PUBLIC = re.compile(
+    r"https?://(?![^/]*\.(local|localhost|localdomain|internal|intranet|lan|home|corp)(:\d+)?(/|$))"
+    r"[a-z\d-]+(\.[a-z\d-]+)*\.[a-z]{2,}(:\d+)?(/\S*)?",
+    re.IGNORECASE,
+)
+_DOI = re.compile(r"(?:doi:\s*|https?://(?:dx\.)?doi\.org/)?(10\.\d{4,9}/\S+)", re.IGNORECASE)
 _README = """{name}: head MRI, de-identified
 
 Replaced by a generated head that nobody has, with cpmae {version}: {replaced}. Every other stored
@@ -210,9 +217,14 @@ def _belongs(dataset: Dataset, scan: Scan) -> list[PurePosixPath]:
 def _description(dataset: Dataset, target: Path, placement: Placement) -> dict[str, Any]:
     before = _load(dataset.root / "dataset_description.json")
     kept = {key: before[key] for key in _DESCRIPTION if key in before}
+    if isinstance(references := kept.get("ReferencesAndLinks"), list):
+        kept["ReferencesAndLinks"] = [item for item in references if _leads_nowhere_private(item)]
     steps = [{k: s[k] for k in ("Name", "Version", "CodeURL") if k in s} for s in _dicts(before.get("GeneratedBy"))]
+    for step in steps:
+        if "CodeURL" in step and not _is_public(step["CodeURL"]):
+            del step["CodeURL"]
     link = _link(dataset, target)
-    origin = {"DOI": before["DatasetDOI"]} if "DatasetDOI" in before else {"Name": str(before.get("Name", "unknown"))}
+    origin = {"DOI": before["DatasetDOI"]} if _doi(before) else {"Name": str(before.get("Name", "unknown"))}
     if link:
         origin["URL"] = link
     found = {"Name": "unknown", "BIDSVersion": "1.10.0", **kept}
@@ -229,11 +241,28 @@ def _description(dataset: Dataset, target: Path, placement: Placement) -> dict[s
 
 def _link(dataset: Dataset, target: Path) -> str | None:
     """A DOI, or the way up out of the data set's own `derivatives`; other paths may hold names of people."""
-    doi = _load(dataset.root / "dataset_description.json").get("DatasetDOI")
-    if isinstance(doi, str):
-        return doi if "://" in doi else f"https://doi.org/{doi.removeprefix('doi:')}"
+    doi = _doi(_load(dataset.root / "dataset_description.json"))
+    if doi:
+        return f"https://doi.org/{doi}"
     source, place = dataset.root.resolve(), target.resolve()
     return "/".join(".." for _ in place.relative_to(source).parts) if place.is_relative_to(source) else None
+
+
+def _doi(description: Mapping[str, Any]) -> str | None:
+    """`10.5281/zenodo.1`; None for what is no DOI, as a path on somebody's server."""
+    found = _DOI.fullmatch(str(description.get("DatasetDOI")))
+    return found[1] if found else None
+
+
+def _is_public(address: Any) -> bool:
+    return isinstance(address, str) and _PUBLIC.fullmatch(address) is not None
+
+
+def _leads_nowhere_private(text: Any) -> bool:
+    """Whether a reference is prose in which all addresses are public."""
+    if not isinstance(text, str) or re.match(r"[/\\~]|[a-z]:[/\\]", text, re.IGNORECASE):  # a path
+        return False
+    return all(_is_public(address.rstrip(".,;)>]")) for address in re.findall(r"[a-zA-Z]+:/\S*", text))
 
 
 def _participants(dataset: Dataset, target: Path, keep: Sequence[str], clean: bool) -> dict[str, str]:
@@ -244,7 +273,7 @@ def _participants(dataset: Dataset, target: Path, keep: Sequence[str], clean: bo
         return {}
     if clean:
         text, columns = metadata_tsv.clean(text, "participants", keep, metadata_tsv.age_units(about))
-        about = metadata_tsv.clean_description(about, columns)
+        about = metadata_tsv.clean_description(about, columns, keep)
     texts = {"participants.tsv": metadata_tsv.rows_of(text, "participant_id", there)}
     return texts | ({"participants.json": json.dumps(about, indent=2) + "\n"} if about else {})
 

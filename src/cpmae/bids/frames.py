@@ -24,6 +24,7 @@ from cpmae.volume import voxel_volume_ml
 
 SAME_MM = 0.1
 MIN_COVERED = 0.5
+MIN_DICE = 0.95  # of one brain's masks, brought from grid to grid; 3 mm off it is 0.95
 _ONE_FRAME = (1, 3, 4)  # codes of NIfTI that stand for one frame in all scans of a session
 
 
@@ -84,6 +85,11 @@ def mask_for(grid: Grid, other: Grid, mask: Path) -> NDArray[np.bool_] | None:
     brain = mask_on(found, other.affine, grid.shape, grid.affine)
     covered = brain.sum() * voxel_volume_ml(grid.affine) / max(1e-9, found.sum() * voxel_volume_ml(other.affine))
     return brain if covered >= MIN_COVERED else None
+
+
+def agree(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
+    """Whether two masks on one grid are of one brain in one place."""
+    return bool(2 * (mask & other).sum() >= MIN_DICE * (mask.sum() + other.sum()))
 
 
 def write_mask(path: Path, mask: NDArray[np.bool_], grid: Grid) -> Path:

@@ -6,12 +6,13 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from cpmae import __version__
-from cpmae.batch.records import FOLDER, Job
+from cpmae.batch.records import FOLDER, Job, sha256
 from cpmae.bids import key as subject_key
 from cpmae.errors import WeightsError
 from cpmae.io.bids import Dataset, Scan
@@ -57,10 +58,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Reference:
-    """Another scan whose brain mask may be this one's."""
+    """Another scan whose brain mask may be this one's; and whether both were taken at one and the same time."""
 
     scan: PurePosixPath
     mask: PurePosixPath
+    of_one_acquisition: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def jobs(
     for scan in dataset.scans:
         by_session.setdefault(scan.session, []).append(scan)
     heads = head_scans(by_session.values())
+    content = cache(partial(_content, dataset.root))
     scans_of = Counter(scan.name.entities["sub"] for scan in dataset.scans)
     found = []
     for scan in scans:
@@ -135,7 +138,9 @@ def jobs(
             mask=mask_path(scan, settings.placement),
             defacemask=_defacemask(scan) if settings.placement == "raw" else None,
             picture=settings.pictures / picture_path(scan) if settings.pictures else None,
-            references=tuple(Reference(r.path, mask_path(r, settings.placement)) for r in near),
+            references=tuple(
+                Reference(r.path, mask_path(r, settings.placement), _of_one_acquisition(scan, r)) for r in near
+            ),
             head=head,
             lends_head=head is None and scans_of[person] > 1,
             is_phase=is_phase(scan),
@@ -146,12 +151,15 @@ def jobs(
         )
         read = [scan.path, *task.sidecars, *(p for table, about, _ in task.tables for p in (table, *about))]
         read += [*([head] if head else []), *(r.path for r in near)]  # whose head and mask it may take
+        facts = fixed | {"inputs": [_identity(dataset.root, path) for path in read]}
+        if settings.key is None:  # which is in `fixed`, and nobody's to guess
+            facts["content"] = content(heads.get(person, scan.path))
         waits = dict.fromkeys([*(r.path for r in near), *([head] if head else [])])
         found.append(
             Job(
                 name=str(scan.path),
                 task=task,
-                fingerprint=_digest(fixed | {"inputs": [_identity(dataset.root, path) for path in read]}),
+                fingerprint=_digest(facts),
                 inputs=(dataset.root / scan.path,),
                 after=tuple(str(path) for path in waits if path in chosen),
                 group=person if settings.key is None else "",
@@ -313,6 +321,18 @@ def _identity(root: Path, path: PurePosixPath) -> tuple[str, int, int]:
     except OSError:
         return str(path), -1, -1
     return str(path), found.st_size, found.st_mtime_ns
+
+
+def _content(root: Path, path: PurePosixPath) -> str:
+    """What only those know who have an original: without it, sizes and times of files could be found by trying.
+
+    Records may be shared with the results. One image a person is enough, and reading all would take as long again as
+    looking whether the results are still there.
+    """
+    try:
+        return sha256(root / path)
+    except OSError:  # for the worker to speak of
+        return ""
 
 
 def _digest(facts: Mapping[str, object]) -> str:

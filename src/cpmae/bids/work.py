@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from cpmae import __version__, metadata_json, metadata_tsv
 from cpmae.batch.records import FOLDER
-from cpmae.bids.frames import grid_of, mask_for, same_frame, same_grid, write_mask
-from cpmae.bids.plan import Task
+from cpmae.bids.frames import Grid, agree, grid_of, mask_for, same_grid, write_mask
+from cpmae.bids.plan import Reference, Task
 from cpmae.errors import BrainMaskError, ScanError
 from cpmae.files import deidentify_file, draw_head
 from cpmae.io import bids, forms, sidecar
@@ -34,10 +34,10 @@ _UNCHECKED = "nothing in a phase image tells whether the brain mask of another s
 
 
 def lent_mask_fits(volume: Volume, mask: "NDArray") -> tuple[bool, str | None]:
-    """As `steps.lent_mask_fits`, which comes with torch."""
-    from cpmae import steps
+    """As `lending.lent_mask_fits`, which comes with torch."""
+    from cpmae import lending
 
-    return steps.lent_mask_fits(volume, mask)
+    return lending.lent_mask_fits(volume, mask)
 
 
 def deidentify_scan(
@@ -53,7 +53,7 @@ def deidentify_scan(
         staging: a private folder on the output's file system, for what is not complete yet.
         deidentify: what does one file, with the arguments of `files.deidentify_file`.
         draw: what draws the head of a scan alone, with the arguments of `files.draw_head`.
-        fits: what compares a scan with the mask that another one lends, as `steps.lent_mask_fits`.
+        fits: what compares a scan with the mask that another one lends, as `lending.lent_mask_fits`.
 
     Raises:
         what `files.deidentify_file` raises, and ScanError for sidecars and tables that cannot be read.
@@ -65,8 +65,8 @@ def deidentify_scan(
     for folder in {path.parent for path in (*paths, output, *([task.picture] if task.picture else []))}:
         folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="scan-", dir=staging) as private:
-        mask, mask_from, doubts = _mask_of_another(task, Path(private), fits)
-        head = _head_of_another(task, staging, mask_from is not None, draw)
+        mask, mask_from, here, doubts = _mask_of_another(task, Path(private), fits)
+        head = _head_of_another(task, staging, here, draw)
         result = deidentify(
             task.source / task.scan,
             output,
@@ -97,44 +97,53 @@ def deidentify_scan(
 
 def _mask_of_another(
     task: Task, folder: Path, fits: "Callable[[Volume, NDArray], tuple[bool, str | None]]"
-) -> tuple[Path | None, str | None, list[str]]:
-    """The brain mask of a scan of the session, on this one's grid, by the rule of `bids.frames`; whose; and warnings.
+) -> tuple[Path | None, str | None, bool, list[str]]:
+    """The brain mask of a scan of the session, on this one's grid, by the rule of `bids.frames`, and whose it is.
 
-    It is compared with the image, but not where the two have one grid, as images of one acquisition have, and maps of
-    it in which brains look strange, and not in phases, in which nobody sees a brain.
+    It is compared with the image, but not where the two are of one acquisition and grid, as maps are, in which brains
+    look strange, and not in phases, in which nobody sees a brain.
+
+    Returns:
+        the mask's file and whose it is; whether the brain lies where that of `task.head` does; and warnings.
     """
     grid, volume, warnings = grid_of(task.source / task.scan), None, []
-    for reference in task.references:
-        there = task.target / reference.mask
-        if there.is_file() and (task.source / reference.scan).is_file():
-            other = grid_of(task.source / reference.scan)
-            mask = mask_for(grid, other, there)
-            if mask is None:
-                continue
-            fit, doubt = True, None
-            if task.is_phase:
-                doubt = None if same_grid(grid, other) else _UNCHECKED
-            elif not same_grid(grid, other):
-                if volume is None:
-                    volume = forms.open_scan(task.source / task.scan).mean()
-                fit, doubt = fits(volume, mask)
-            warnings += [f"{reference.scan}: {doubt}"] if doubt else []
-            if fit:
-                return write_mask(folder / "mask.nii", mask, grid), str(reference.scan), warnings
+    lent = {reference: _lent(task, reference, grid) for reference in task.references}
+    of_head = next((mask for reference, mask in lent.items() if reference.scan == task.head), None)
+    for reference, mask in lent.items():
+        if mask is None:
+            continue
+        fit, doubt = True, None
+        together = reference.of_one_acquisition and same_grid(grid, grid_of(task.source / reference.scan))
+        if task.is_phase:
+            doubt = None if together else _UNCHECKED
+        elif not together:
+            if volume is None:
+                volume = forms.open_scan(task.source / task.scan).mean()
+            fit, doubt = fits(volume, mask)
+        warnings += [f"{reference.scan}: {doubt}"] if doubt else []
+        if fit:
+            here = of_head is not None and agree(mask, of_head)
+            return write_mask(folder / "mask.nii", mask, grid), str(reference.scan), here, warnings
     if task.is_phase:
         raise BrainMaskError(
             f"{task.scan.name} shows phases, in which no brain can be found, and no magnitude image or T1w of its "
             "session lends it a mask; de-identify one in the same frame, or leave the scan out"
         )
-    return None, None, warnings
+    return None, None, False, warnings
 
 
-def _head_of_another(task: Task, staging: Path, mask_is_lent: bool, draw: "Callable[..., Head]") -> "Head | None":
+def _lent(task: Task, reference: Reference, grid: Grid) -> "NDArray | None":
+    """A reference's mask on this scan's grid, if it is there and the headers say that it is this one's."""
+    there, scan = task.target / reference.mask, task.source / reference.scan
+    return mask_for(grid, grid_of(scan), there) if there.is_file() and scan.is_file() else None
+
+
+def _head_of_another(task: Task, staging: Path, here: bool, draw: "Callable[..., Head]") -> "Head | None":
     """The head of the person's other scan, in its place if this scan lies in the same frame; None if there is none.
 
     Args:
-        mask_is_lent: the brain mask comes from another scan of the session; a scan that finds its own brain has the
-            head about that, wherever the other one's is.
+        here: the brain lies where that scan's does; if somebody moved, or it lies in another frame, the scan has the
+            head about its own brain.
     """
     if task.head is None:
         return None
@@ -149,10 +158,7 @@ def _head_of_another(task: Task, staging: Path, mask_is_lent: bool, draw: "Calla
         except (ScanError, BrainMaskError):
             return None
         _keep_head(head, kept)
-    here = mask_is_lent and task.head.parent.parent == task.scan.parent.parent
-    if here and same_frame(grid_of(task.source / task.scan), grid_of(task.source / task.head)):
-        return head
-    return head.elsewhere()
+    return head if here else head.elsewhere()
 
 
 def _kept_head(task: Task, staging: Path) -> Path:
@@ -187,7 +193,7 @@ def _texts(task: Task, said: dict[str, Any]) -> list[tuple[Path, Writer]]:
         kind = path.stem.rsplit("_", 1)[-1]
         if task.options.clean_metadata:
             text, columns = metadata_tsv.clean(text, kind, task.keep_columns)
-            described = metadata_tsv.clean_description(_merged(task.source, about), columns)
+            described = metadata_tsv.clean_description(_merged(task.source, about), columns, task.keep_columns)
         else:
             described = _merged(task.source, about)
         texts[output] = text

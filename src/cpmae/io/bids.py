@@ -4,7 +4,6 @@ https://bids-specification.readthedocs.io/en/stable/common-principles.html and, 
 BIDS 1.11. Names are enough: nothing here opens a file.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from cpmae.errors import ScanError
+from cpmae.io.source import files_below
 
 # Short names of entities in the order in which they stand in a name, and the long ones of filter files.
 ENTITIES = {
@@ -171,27 +171,10 @@ def _walk(root: Path) -> Iterator[PurePosixPath]:
         if not entry.is_dir():
             yield PurePosixPath(entry.name)
         elif re.fullmatch(r"sub-[0-9A-Za-z+]+", entry.name):
-            for path in sorted(_files(entry)):
+            for path in sorted(files_below(entry)):
                 yield PurePosixPath(path.relative_to(root).as_posix())
         else:
             yield PurePosixPath(entry.name)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, through links to folders too, as archives and DataLad have them.
-
-    Raises:
-        ScanError: for a folder that may not be read, since nobody can say what is left out there.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise ScanError(f"{error.filename} cannot be read ({error.strerror}), check its permissions")
-
-    for name, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        if any(os.path.samefile(name, above) for above in Path(name).parents if above.is_relative_to(folder)):
-            folders.clear()  # a link that leads back up
-        else:
-            yield from (Path(name) / file for file in files)
 
 
 def is_path(text: str) -> bool:

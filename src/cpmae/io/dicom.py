@@ -3,7 +3,6 @@
 Only headers are read here; pixels are the matter of `dicom_pixels`, geometry of `dicom_volumes`.
 """
 
-import os
 import re
 import struct
 import warnings
@@ -25,6 +24,7 @@ from pydicom.uid import (
 )
 
 from cpmae.errors import ScanError
+from cpmae.io.source import files_below
 from cpmae.sequence import FIELDS
 
 # how pydicom says that it cannot understand or write an element
@@ -36,18 +36,19 @@ ENHANCED = (EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 MR_IMAGES = (MRImageStorage, *ENHANCED)
 # of BodyPartExamined; long names stand in compounds (HEADNECK) too, short ones in other words (HEART, ILIAC, SURFACE)
 _HEAD_PART = re.compile(
-    r"HEAD|BRAIN|SKULL|ORBIT|PITUITARY|SELLA|SINUS|(?<![A-Z])(?:FACE|EYES?|EARS?|IACS?|TMJS?)(?![A-Z])"
+    r"HEAD|BRAIN|SKULL|ORBIT|PITUITARY|SELLA|SINUS|(?<![A-Z])(?:FACE|EYES?|EARS?|IACS?|TMJS?|TESTA|T[EÊ]TE)(?![A-Z])"
+    # and as it is written where English is not
+    r"|KOPF|SCH(?:AE|Ä)DEL|HIRN|CRANI|CR[AÂ]NE|CEREBR|CERVEAU|CERVELLO|ENC[EÉ](?:PH|F)AL|CABE[ZCÇ]A|HOOFD|HERSEN|HUVUD|HJERNE"
 )
-# of ImageType: pictures of pictures. A projection's brain voxels show what lies around the brain as well.
+# of ImageType: pictures of pictures. A projection's brain voxels show what lies around the brain as well; makers write
+# MIP_SAG, MNIP, HD MIP, CSA MIP THIN, MAX_IP, PROJECTION IMAGE
 _SORTS = {
-    "LOCALIZER": "a localizer",
-    "SCOUT": "a localizer",
-    "PROJECTION IMAGE": "a projection, whose voxels in the brain show what lies around it too",
-    "MIP": "a projection, whose voxels in the brain show what lies around it too",
-    "MINIP": "a projection, whose voxels in the brain show what lies around it too",
-    "SCREEN SAVE": "a screenshot",
-    "SCREENSHOT": "a screenshot",
-    "POSDISP": "a screenshot",
+    re.compile(r"LOCALIZER|SCOUT"): "a localizer",
+    re.compile(r"(.*[ _])?(MIP|MNIP|MINIP|M(AX|IN)[ _]?IP)([ _].*)?|PROJECTION.*"): (
+        "a projection, whose voxels in the brain show what lies around it too"
+    ),
+    re.compile(r"(VOLUME|SURFACE)[ _]REND.*"): "a rendering",
+    re.compile(r"SCREEN ?SAVE|SCREENSHOT|POSDISP"): "a screenshot",
 }
 _T1W = re.compile(r"t1(?!rho)|mp2?rage|spgr|bravo|tfl3d|ir-?fspgr", re.IGNORECASE)
 _NOT_T1W = re.compile(r"t2|flair|dwi|dti|diff|bold|fmri|epi|swi|asl|perf|pd|adc|field|tof|angio|loc|b0", re.IGNORECASE)
@@ -62,7 +63,7 @@ _TAGS = [
     *("EchoTime", "EchoNumbers", "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue"),
     *("DiffusionGradientOrientation", "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime"),
     *("ComplexImageComponent", "SpacingBetweenSlices", *FIELDS),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "VolumeBasedCalculationTechnique"),
 ]
 
 
@@ -119,7 +120,7 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
     """All series of MR images below a folder, by study and number, and whatever else lies there.
 
     Args:
-        folder: looked through with all folders below it; links to folders are not followed.
+        folder: looked through with all folders below it, through links too.
 
     Raises:
         ScanError: if there is no DICOM file at all, or the folder cannot be read.
@@ -128,7 +129,7 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
     left: list[Left] = []
     seen: dict[str, str] = {}
     copies: dict[tuple[Path, Path], list[tuple[str, str]]] = {}  # by their folder and that of the first copies
-    for path in _files(folder):
+    for path in files_below(folder):
         name = str(path.relative_to(folder))
         try:
             header = read_header(path)
@@ -161,15 +162,6 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
         raise ScanError(f"{folder} holds no DICOM file among its {len(left)}, give a folder of DICOM files")
     series = sorted((_series(uid, items) for uid, items in found.items()), key=lambda s: (s.study, s.number, s.uid))
     return series, left
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise ScanError(f"{error.filename} cannot be read ({error.strerror}), check its permissions") from error
-
-    for place, below, names in os.walk(folder, onerror=refuse):
-        below.sort()
-        yield from (Path(place) / name for name in sorted(names))
 
 
 def read_header(path: Path) -> Dataset:
@@ -210,6 +202,8 @@ def _read(path: Path, whole: bool, **arguments: object) -> Dataset:
         text = " ".join(str(error).splitlines()[:1])
         raise ScanError(f"{path.name} is truncated or damaged ({text}), copy it again") from error
     except OSError as error:
+        if path.is_symlink() and not path.exists():
+            raise ScanError(f"{path.name} is a link to a file that is not there, fetch it (datalad get)") from error
         if error.errno is None:  # pydicom's word for a file that ends too early
             raise ScanError(f"{path.name} is truncated or damaged ({error}), copy it again") from error
         raise ScanError(f"{path.name} cannot be read ({error.strerror}), check its permissions") from error
@@ -244,9 +238,18 @@ def number_of(header: Dataset, keyword: str, default: float = 0.0) -> float:
         return default
 
 
-def image_type(header: Dataset) -> list[str]:
-    value = header.get("ImageType") or []
+def image_type(header: Dataset, keyword: str = "ImageType") -> list[str]:
+    value = header.get(keyword) or []
     return [str(v).upper() for v in ([value] if isinstance(value, str) else value)]
+
+
+def _sorts(header: Dataset) -> Iterator[str]:
+    """What an image says that it is; an enhanced one says it of its frames, and how these were computed, too."""
+    groups = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    frames = (f for name in groups for g in header.get(name) or [] for f in g.get("MRImageFrameTypeSequence") or [])
+    for part in (header, *frames):
+        for keyword in ("ImageType", "FrameType", "VolumeBasedCalculationTechnique"):
+            yield from image_type(part, keyword)
 
 
 def no_head(series: Series) -> str | None:
@@ -260,10 +263,11 @@ def no_head(series: Series) -> str | None:
         return f"it shows no head but {part} (BodyPartExamined)"
     if first.SOPClassUID not in ENHANCED and not any(i.header.get("ImagePositionPatient") for i in series.instances):
         return "its pictures say not where they lie, and make no volume"
-    sorts = {v for i in series.instances for v in image_type(i.header)}
-    for value, what in _SORTS.items():
-        if value in sorts:
-            return f"it is {what} (ImageType {value})"
+    sorts = {v for i in series.instances for v in _sorts(i.header)}
+    for written, what in _SORTS.items():
+        for value in sorted(sorts):
+            if written.fullmatch(value):
+                return f"it is {what} (ImageType {value})"
     if any(number_of(i.header, "SamplesPerPixel", 1) != 1 for i in series.instances):
         return "it is a colour picture"
     photometric = {str(i.header.get("PhotometricInterpretation", "MONOCHROME2")) for i in series.instances}
@@ -282,4 +286,5 @@ def t1w_score(series: Series) -> float:
     score += 2 * (str(first.get("MRAcquisitionType", "")) == "3D")
     score -= 2 * (image_type(first)[:1] == ["DERIVED"])
     frames = sum(number_of(i.header, "NumberOfFrames", 1) for i in series.instances)
+    score -= 0.5 * bool(re.search(r"inv-?_?1(?!\d)", text, re.IGNORECASE))  # of an MP2RAGE the second shows the brain
     return score + min(frames, 400) / 1000  # of two alike, the one with more slices

@@ -128,7 +128,7 @@ def _frame(header: Dataset, group: Dataset | None, name: str, instance: int, ind
         plane = direction = measures = scale = echo = diffusion = header
         kind = next((v for v in image_type(header)[2:] if v in _COMPLEX), "")
         time: Any = number_of(header, "TemporalPositionIdentifier")
-        gradient = header.get("DiffusionGradientOrientation")
+        gradient = _floats(header, "DiffusionGradientOrientation", 3)
         number = int(number_of(header, "InstanceNumber", instance + 1))
         echo_time, b = number_of(echo, "EchoTime"), number_of(diffusion, "DiffusionBValue")
     else:
@@ -144,7 +144,7 @@ def _frame(header: Dataset, group: Dataset | None, name: str, instance: int, ind
         kind = str(frame_type.get("ComplexImageComponent") or header.get("ComplexImageComponent") or "")
         time = number_of(content, "TemporalPositionIndex")
         direction_of = (diffusion.get("DiffusionGradientDirectionSequence") or [Dataset()])[0]
-        gradient = direction_of.get("DiffusionGradientOrientation")
+        gradient = _floats(direction_of, "DiffusionGradientOrientation", 3)
         number = index + 1
         echo_time = number_of(part("MREchoSequence"), "EffectiveEchoTime")
         b = number_of(diffusion, "DiffusionBValue")
@@ -186,7 +186,7 @@ def _frame(header: Dataset, group: Dataset | None, name: str, instance: int, ind
             kind,
             echo_time,
             b,
-            tuple(round(float(g), 4) for g in gradient or ()),
+            () if gradient is None else tuple(gradient.round(4).tolist()),
             time,
             number_of(header, "AcquisitionNumber"),
             number_of(header, "InversionTime"),

@@ -102,6 +102,9 @@ def best_affine(header: Any, name: str) -> NDArray[np.float64]:
     zooms = np.asarray(header["pixdim"][1:4], np.float64)
     if not np.isfinite(zooms).all() or (zooms == 0).any():
         raise ScanError(f"{name} has voxel sizes {zooms.tolist()} (pixdim), set them to the real ones in millimetres")
+    if header["pixdim"][0] == 0:  # which stands for 1, and stays in the file as it is
+        header = header.copy()
+        header["pixdim"][0] = 1
     try:
         affine = np.asarray(header.get_best_affine(), np.float64)
     except (ValueError, nib.spatialimages.HeaderDataError) as error:

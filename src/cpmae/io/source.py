@@ -46,6 +46,24 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise ScanError(f"{path} cannot be read ({error.strerror or error}), check its permissions") from error
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, through links to folders too, as archives and DataLad have them; folder by folder.
+
+    Raises:
+        ScanError: for a folder that may not be read, since nobody can say what is left out there.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ScanError(f"{error.filename} cannot be read ({error.strerror}), check its permissions") from error
+
+    for name, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        if any(os.path.samefile(name, above) for above in Path(name).parents if above.is_relative_to(folder)):
+            folders.clear()  # a link that leads back up
+            continue
+        folders.sort()
+        yield from (Path(name) / file for file in sorted(files))
+
+
 def read_up_to(file: BinaryIO, size: int) -> bytearray:
     """The next `size` bytes, or fewer where the file ends. A damaged header may ask for more than memory has."""
     found = bytearray()

@@ -1,0 +1,33 @@
+"""Which volume of a run somebody moved in: one mask and one head serve all of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+MOVED_MM = 4.0  # of the middle of what is bright; less is left to whoever looks at a result
+
+
+def middle(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The middle of what is brighter than the mean of (X, Y, Z), where a head lies in any contrast: (3,), world mm.
+
+    NaN where nothing is.
+    """
+    finite = np.isfinite(values)
+    bright = values > values.mean(where=finite, dtype=np.float64) if finite.any() else finite
+    voxel = np.array(ndimage.center_of_mass(bright)) if bright.any() else np.full(3, np.nan)
+    return affine[:3, :3] @ voxel + affine[:3, 3]
+
+
+def has_moved(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Whether two such places are more than `MOVED_MM` apart."""
+    return bool(np.linalg.norm(one - other) > MOVED_MM)
+
+
+def farthest(middles: Sequence[NDArray[np.float64]]) -> int | None:
+    """Which volume of a run lies farthest from where most lie, counted from 0, if by more than `MOVED_MM`."""
+    if np.isnan(middles).all():
+        return None
+    away = np.nan_to_num(np.linalg.norm(middles - np.nanmedian(middles, axis=0), axis=1))
+    return int(away.argmax()) if away.max() > MOVED_MM else None
