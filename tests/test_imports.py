@@ -21,7 +21,16 @@ LEVELS = [
     {
         *{"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose"},
         *{"faces", "draws", "thicken"},
-        *{"metadata", "metadata_dicom", "metadata_json", "metadata_tsv", "shared_mask", "detail", "brightness"},
+        *{
+            "metadata",
+            "metadata_dicom",
+            "metadata_dicom_tags",
+            "metadata_json",
+            "metadata_tsv",
+            "shared_mask",
+            "detail",
+            "brightness",
+        },
     },
     {"models"},
     {"volume", "errors", "options", "stopping", "depth", "tool", "overlay", "motion"},

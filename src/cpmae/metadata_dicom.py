@@ -3,7 +3,7 @@
 The basic profile of PS3.15, Table E.1-1 (dicom.nema.org/medical/dicom/current/output/html/part15.html#chapter_E). The
 table is taken from a library that is kept up with the standard; the walk is here since that library's stops at the
 first level. What the table does not name is kept only if the standard has it, and it is a number, a public code, or
-text of `_PLAIN_TEXT`.
+text of `tags.PLAIN_TEXT`.
 """
 
 import hashlib
@@ -18,125 +18,22 @@ from functools import cache
 from typing import Any
 
 from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
-from pydicom.charset import python_encoding
-from pydicom.datadict import dictionary_has_tag, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
+from cpmae import metadata_dicom_tags as tags
 from cpmae.io.dicom_mosaic import Mosaic
 from cpmae.options import Options
 
 TABLE = "dicomfields_2026c"
 RETAIN = ("dates", "patient", "device", "uids")
-_METHODS = {  # PS3.16, CID 7050
-    "113100": "Basic Application Confidentiality Profile",
-    "113101": "Clean Pixel Data Option",
-    "113102": "Clean Recognizable Visual Features Option",
-    "113103": "Clean Graphics Option",
-    "113104": "Clean Structured Content Option",
-    "113105": "Clean Descriptors Option",
-    "113106": "Retain Longitudinal Temporal Information Full Dates Option",
-    "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
-    "113108": "Retain Patient Characteristics Option",
-    "113109": "Retain Device Identity Option",
-    "113110": "Retain UIDs Option",
-    "113111": "Retain Safe Private Option",
-    "113112": "Retain Institution Identity Option",
-}
-_METHOD_OF = {
-    **{"visual": "113102", "basic": "113100", "dates": "113107", "patient": "113108", "device": "113109"},
-    **{"uids": "113110", "private": "113111"},
-}
-_TEXT = frozenset(("AE", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
-_BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"))
 _DATE = re.compile(r"(?<!\d)(19|20)\d\d|(19|20)\d\d(?!\d)|\d[-/.]\d\d?[-/.]\d\d")  # a year is enough
 _TIMES = {"DA": r"\d{8}", "DT": r"\d{8}[\d.+-]*", "TM": r"[\d:.]*"}  # and how their values look
-
-
-def _tags(*keywords: str) -> frozenset[int]:
-    tags = {keyword: tag_for_keyword(keyword) for keyword in keywords}
-    return frozenset(tag for tag in tags.values() if tag is not None)
-
-
-# Text that makers of scanners put there, without which an image is hard to use.
-_PLAIN_TEXT = _tags(
-    *("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "SequenceName", "PulseSequenceName"),
-    *("ReceiveCoilName", "TransmitCoilName", "ReceiveCoilManufacturerName", "TransmitCoilManufacturerName"),
-    *("MultiCoilElementName", "MultiCoilConfiguration", "RescaleType", "DimensionDescriptionLabel"),
-    *("ImagedNucleus", "TriggerSourceOrType", "CardiacFramingType", "ContrastBolusRoute", "ImageFilter"),
-    *("ApplicableSafetyStandardDescription", "ASLTechniqueDescription", "ASLCrusherDescription", "TypeOfFilters"),
-    *("ASLBolusCutoffTechnique", "RespiratorySignalSourceID", "ManufacturerRelatedModelGroup", "ConvolutionKernel"),
-)
-# Text of codes, which `_is_public` and `_says_a_code` look at; a URN goes, since any hospital can have one of its own.
-_CODE_TEXT = _tags("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning", "LongCodeValue")
-_CODE_PARTS = _CODE_TEXT | _tags("URNCodeValue", "CodingSchemeUID")  # what has one of them is a code
-_SCHEMES = ("DCM", "SCT", "SRT", "SNM3", "UCUM", "LN", "RADLEX", "NCIt", "FMA", "UMLS", "NEU", "99SDM")
-# Terms of the standard and of Siemens that may be names, titles or test patients too. They are in everybody's files and
-# tell nobody.
-_TERMS = frozenset(
-    "YES NO NONE OTHER MR HEAD BRAIN NECK SKULL 2D 3D T1 T2 SE IR GR EP RM SK SS SP MP PER RG CG PPG FC PFF PFP FS ND "
-    "ORIGINAL DERIVED PRIMARY MOSAIC MONOCHROME1 MONOCHROME2 00 01".split()
-) | {term for term in python_encoding if term}
-_PIXELS = tag_for_keyword("PixelData")
-# Bytes that nobody looks at, as many as a slice has: colour pictures and tables in place of a slope are refused before.
-_LOOKUP_TABLES = _tags(
-    "LUTData",
-    *(
-        f"{kind}{colour}PaletteColorLookupTable{part}"
-        for kind in ("", "Large", "Segmented")
-        for colour in ("Red", "Green", "Blue", "Alpha")
-        for part in ("Data", "Descriptor")
-    ),
-)
 _MANY, _LONG = 64, 4096  # values, characters; more of them are room for a picture
-# Pictures of the head, or room for one, and what is wrong once the pixels are others: windows too, since scanners set
-# them from the whole picture, face and all. Gone in any case.
-_PICTURES = _tags(
-    *("IconImageSequence", "GraphicAnnotationSequence", "ReferencedPatientPhotoSequence", "EncapsulatedDocument"),
-    *("WaveformSequence", "DataSetTrailingPadding"),
-    *("SmallestImagePixelValue", "LargestImagePixelValue", "SmallestPixelValueInSeries", "LargestPixelValueInSeries"),
-    *("SmallestImagePixelValueInPlane", "LargestImagePixelValueInPlane", "PixelDataProviderURL"),
-    *("DigitalSignaturesSequence", "MACParametersSequence", "SourceImageSequence", "DerivationImageSequence"),
-    *("HistogramSequence", "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"),
-    *("VOILUTSequence", "FrameVOILUTSequence"),
-)
-_PICTURES |= _LOOKUP_TABLES
-# What would go though the class of the object demands it: emptied, or given a dummy, in enhanced objects or always.
-_NEEDED = _tags(
-    *("ContentDate", "ContentTime", "DeviceSerialNumber", "Manufacturer", "ManufacturerModelName", "SoftwareVersions"),
-    "PulseSequenceName",
-)
-_NEEDED_EMPTY = _tags(
-    *("StudyDate", "StudyTime", "ContentDate", "ContentTime", "AccessionNumber", "ReferringPhysicianName"),
-    *("PatientName", "PatientBirthDate", "PatientSex", "StudyID", "AcquisitionContextSequence", "ContrastBolusAgent"),
-    *("Manufacturer", "PositionReferenceIndicator"),
-)
-_NEEDED_ALWAYS = _tags("LUTLabel", "LUTExplanation")
-_DUMMIES = {"DA": "19000101", "TM": "000000"}
-# of the person, though the profile's table does not name them
-_BODY = _tags("PatientBodyMassIndex", "MeasuredAPDimension", "MeasuredLateralDimension")
-_RECORDS = _tags("OtherStudyNumbers", "ReportNumber")  # of hospitals; retired, and so not in the table either
-_KEPT = {
-    "patient": _tags(
-        *("PatientAge", "PatientSex", "PatientSize", "PatientWeight", "PatientSexNeutered", "EthnicGroup"),
-        *("EthnicGroupCodeSequence", "SmokingStatus", "PregnancyStatus"),
-    )
-    | _BODY,
-    "device": _tags(
-        *("StationName", "StationAETitle", "DeviceSerialNumber", "DeviceUID", "GantryID", "GeneratorID", "DetectorID"),
-        *("PerformedStationName", "PerformedStationAETitle", "UniqueDeviceIdentifier", "UDISequence"),
-    ),
-    "dates": frozenset(),
-    # no others: those that makers give to events and instances hold the scanner's serial number and the second
-    "uids": _tags("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ReferencedFrameOfReferenceUID"),
-}
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}  # units of ages
-# Of a person and not of the examination: never kept as dates.
-_PERSONAL_DATES = _tags("PatientBirthDate", "PatientBirthTime", "LastMenstrualDate", "DateOfInstallation")
-_STACK = tag_for_keyword("StackID")
-_CODE_UIDS = _tags("CodingSchemeUID", "ContextUID", "MappingResourceUID")  # a new one would say nothing
 _STANDARD = "1.2.840.10008."  # its UIDs are the same for everybody
 _CSA = b"SV10"  # Siemens' list of sequence parameters, which holds no picture
 
@@ -195,10 +92,10 @@ class Identity:
 def _table() -> tuple[dict[int, str], list[tuple[int, int, int, int]]]:
     """Table E.1-1: what to do with a tag, as in the standard (X, Z, D, U, X/Z, ...), and repeating groups to remove."""
     lists, actions, groups = dicom_anonymization_database_selector(TABLE), {}, []
-    for name, tags in lists.items():
+    for name, listed in lists.items():
         if name == "ALL_TAGS":
             continue
-        for tag in tags:
+        for tag in listed:
             if len(tag) == 2:
                 actions[int(Tag(*tag))] = name.removesuffix("_TAGS").replace("_", "/")
             else:
@@ -246,26 +143,26 @@ def _walk(data: Dataset, identity: Identity, patient: str, names: set[str], dept
 
 def _is_picture(tag: BaseTag, depth: int) -> bool:
     if tag.group & 0xFF00 == 0x7F00:  # all that is, or once was, for pixels
-        return depth > 0 or tag != _PIXELS
+        return depth > 0 or tag != tags.PIXELS
     curve_or_overlay = not tag.is_private and tag.group & 0xFF00 in (0x5000, 0x6000)
-    return tag in _PICTURES or curve_or_overlay
+    return tag in tags.PICTURES or curve_or_overlay
 
 
 def _may_be_picture(element: DataElement) -> bool:
     """Whether there is room for one in an element whose meaning nobody knows; Siemens' parameters are none."""
     if element.VR == "SQ":
         return any(_may_be_picture(e) for item in element.value for e in item)
-    if element.VR in _BINARY:
+    if element.VR in tags.BINARY:
         return not (isinstance(element.value, bytes) and element.value.startswith(_CSA))
     return element.VM > _MANY or len(str(element.value)) > _LONG
 
 
 def _new_uids(data: Dataset, element: DataElement, identity: Identity) -> None:
     """Replace UIDs that are not retained; those of codes stay, or go."""
-    if any(element.tag in _KEPT[what] for what in identity.retain):
+    if any(element.tag in tags.KEPT[what] for what in identity.retain):
         return
     value = element.value
-    if element.tag in _CODE_UIDS:
+    if element.tag in tags.CODE_UIDS:
         if identity.clean and not str(value or "").startswith(_STANDARD):
             del data[element.tag]
         return
@@ -278,11 +175,11 @@ def _cleaned(data: Dataset, element: DataElement, identity: Identity, patient: s
     tag = element.tag
     if any(tag.group & t[2] == t[0] & t[2] and tag.element & t[3] == t[1] & t[3] for t in groups):
         return False
-    if any(tag in _KEPT[what] for what in identity.retain):
+    if any(tag in tags.KEPT[what] for what in identity.retain):
         return element.keyword != "PatientAge" or _capped(element)
-    if tag in _BODY or tag in _RECORDS:
+    if tag in tags.BODY or tag in tags.RECORDS:
         return False
-    if "dates" in identity.retain and element.VR in _TIMES and tag not in _PERSONAL_DATES:
+    if "dates" in identity.retain and element.VR in _TIMES and tag not in tags.PERSONAL_DATES:
         return _shift(element, identity.shift(patient)) or _replaced(data, element)
     action = actions.get(int(tag))
     if action == "X/Z/U/STAR":
@@ -291,14 +188,14 @@ def _cleaned(data: Dataset, element: DataElement, identity: Identity, patient: s
         return _replaced(data, element)
     if element.VR in _TIMES:
         return False
-    if element.VR in _BINARY:  # such as a profile of colours, which has room for text
-        return tag == _PIXELS
-    if element.VR in _TEXT:
-        if tag == _STACK:
+    if element.VR in tags.BINARY:  # such as a profile of colours, which has room for text
+        return tag == tags.PIXELS
+    if element.VR in tags.TEXT:
+        if tag == tags.STACK:
             return _numbered(element, identity)
-        if tag in _CODE_TEXT:
+        if tag in tags.CODE_TEXT:
             return _is_public(data) and _says_a_code(element, names)
-        return (tag in _PLAIN_TEXT and not _holds_a_name(element.value, names)) or _replaced(data, element)
+        return (tag in tags.PLAIN_TEXT and not _holds_a_name(element.value, names)) or _replaced(data, element)
     if element.VR == "CS":
         _without_names(element, names)
     return True
@@ -306,13 +203,13 @@ def _cleaned(data: Dataset, element: DataElement, identity: Identity, patient: s
 
 def _replaced(data: Dataset, element: DataElement) -> bool:
     """Empty an element, give it a dummy value, or say that it goes: what the table asks for and the class allows."""
-    if element.tag in _NEEDED and "PerFrameFunctionalGroupsSequence" in data:
-        element.value = _DUMMIES.get(element.VR, "none")
+    if element.tag in tags.NEEDED and "PerFrameFunctionalGroupsSequence" in data:
+        element.value = tags.DUMMIES.get(element.VR, "none")
         return True
-    if element.tag in _NEEDED_EMPTY:
+    if element.tag in tags.NEEDED_EMPTY:
         element.value = Sequence() if element.VR == "SQ" else ""
         return True
-    if element.tag in _NEEDED_ALWAYS:
+    if element.tag in tags.NEEDED_ALWAYS:
         element.value = "none"
         return True
     return False
@@ -321,7 +218,7 @@ def _replaced(data: Dataset, element: DataElement) -> bool:
 def _without_names(element: DataElement, names: set[str]) -> None:
     """Empty those values of an element of codes that hold a name: the place of a value says what it means."""
     values = list(element.value) if element.VM > 1 else [element.value]
-    clean = ["" if str(v or "") not in _TERMS and _holds_a_name(v, names) else v for v in values]
+    clean = ["" if str(v or "") not in tags.TERMS and _holds_a_name(v, names) else v for v in values]
     if clean != values:
         element.value = clean if len(clean) > 1 else clean[0]
 
@@ -363,7 +260,7 @@ def _public_codes(element: DataElement) -> bool:
     """Take items out of a sequence that are codes and not public; False if none is left."""
     if element.VR != "SQ":
         return True
-    items = [item for item in element.value if _CODE_PARTS.isdisjoint(item.keys()) or _is_public(item)]
+    items = [item for item in element.value if tags.CODE_PARTS.isdisjoint(item.keys()) or _is_public(item)]
     left = bool(items) or not element.value
     if len(items) < len(element.value):
         element.value = Sequence(items)
@@ -373,7 +270,7 @@ def _public_codes(element: DataElement) -> bool:
 def _is_public(code: Dataset) -> bool:
     """False for a code of no scheme, of one that only one hospital has, and for a sentence in its place."""
     values = (str(code.get(keyword) or "") for keyword in ("CodeValue", "LongCodeValue"))
-    known = str(code.get("CodingSchemeDesignator", "")) in _SCHEMES
+    known = str(code.get("CodingSchemeDesignator", "")) in tags.SCHEMES
     return known and not any(re.search(r"\s", value) for value in values)
 
 
@@ -389,7 +286,7 @@ def _names(whole: Dataset) -> set[str]:
     """What identifies, from where the standard wants it, to be looked for elsewhere; lower case, no punctuation."""
     found = set()
     for element in _elements(whole):
-        if element.VR == "PN" or element.tag in _IDENTIFIERS:
+        if element.VR == "PN" or element.tag in tags.IDENTIFIERS:
             values = element.value if element.VM > 1 else [element.value]
             for text in (_words(str(value)) for value in values if value):
                 found |= set(text.split()) if element.VR == "PN" else {text}
@@ -405,12 +302,6 @@ def _words(text: str) -> str:
     """Text between spaces without punctuation, the same for a letter with its accent and a letter and its accent."""
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " " + re.sub(r"[\W_]+", " ", plain) + " "
-
-
-_IDENTIFIERS = _tags(
-    *("PatientID", "OtherPatientIDs", "AccessionNumber", "PatientBirthDate", "PatientAddress", "InstitutionName"),
-    *("InstitutionAddress", "StationName", "DeviceSerialNumber", "IssuerOfPatientID", "PatientTelephoneNumbers"),
-)
 
 
 def _elements(data: Dataset) -> Iterator[DataElement]:
@@ -461,9 +352,9 @@ def _mark(whole: Dataset, identity: Identity, safe_private: bool) -> None:
     codes = list(whole.get("DeidentificationMethodCodeSequence") or [])
     had = [str(code.get("CodeValue")) for code in codes if code.get("CodingSchemeDesignator") == "DCM"]
     if identity.clean:
-        had = [value for value in dict.fromkeys(had) if value in _METHODS]
+        had = [value for value in dict.fromkeys(had) if value in tags.METHODS]
         codes = [_code(value) for value in had]  # in the standard's words
-    codes += [_code(value) for value in (_METHOD_OF[option] for option in options) if value not in had]
+    codes += [_code(value) for value in (tags.METHOD_OF[option] for option in options) if value not in had]
     whole.DeidentificationMethodCodeSequence = Sequence(codes)
     if identity.clean:
         whole.PatientIdentityRemoved = "YES"
@@ -479,5 +370,5 @@ def _image_type(whole: Dataset) -> list[str]:
 
 def _code(value: str) -> Dataset:
     code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", _METHODS[value]
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", tags.METHODS[value]
     return code
