@@ -38,12 +38,10 @@ def lent_mask_fits(volume: Volume, mask: NDArray[np.bool_]) -> tuple[bool, str |
         dice = _dice(own, mask)
         if dice >= SURE_AGREEMENT:
             return True, None
-        shift = np.subtract(ndimage.center_of_mass(own), ndimage.center_of_mass(mask)) if mask.any() else np.zeros(3)
-        moved = ndimage.shift(mask, np.rint(shift).astype(int), order=0)
-        better = _dice(own, moved)
-        if better - dice < MAX_GAIN and dice >= MIN_AGREEMENT:
+        gain = _dice(own, _moved_onto(mask, own)) - dice
+        if dice >= MIN_AGREEMENT and gain < MAX_GAIN:
             return True, f"the brain mask of another scan and the brain that is seen differ (Dice {dice:.2f})"
-        if better - dice < MAX_GAIN or better < SURE_AGREEMENT:  # or else the same brain is seen, in another place
+        if dice + gain < SURE_AGREEMENT:  # or else the same brain is seen, in another place
             steps.find(volume, own, Options(), "cpu", None)
     except (BrainMaskError, ScanError):
         return True, "no brain was found to compare the brain mask of another scan with, see whether it fits"
@@ -55,3 +53,11 @@ def lent_mask_fits(volume: Volume, mask: NDArray[np.bool_]) -> tuple[bool, str |
 
 def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return 2 * float((one & other).sum()) / max(1, int(one.sum()) + int(other.sum()))
+
+
+def _moved_onto(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask, by whole voxels, to where the middle of the other is."""
+    if not mask.any():
+        return mask
+    shift = np.subtract(ndimage.center_of_mass(other), ndimage.center_of_mass(mask))
+    return ndimage.shift(mask, np.rint(shift).astype(int), order=0)

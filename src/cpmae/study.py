@@ -295,30 +295,13 @@ def _volume(
     Returns:
         the brain, on this volume's grid; the slices; and the account.
     """
-    from cpmae import lending, pipeline, steps  # and with it torch, after the questions that need neither
+    from cpmae import pipeline, steps  # and with it torch, after the questions that need neither
 
     header = series.instances[stack.frames[0].instance].header
     values = dicom_pixels.value_range(header)
     scan = dicom_scan.to_scan(stack, pixels, values, header.get("PhotometricInterpretation") == "MONOCHROME1")
-    in_world = run.heads.setdefault(series.world, [])
-    head = own or lender(in_world, stack.shape, stack.affine)
     middle = motion.middle(scan.stored, stack.affine)
-    mask = drawn = None
-    if head:
-        drawn = head.drawn
-        mask = mask_on(head.mask, head.affine, stack.shape, stack.affine)
-        if own is None or motion.has_moved(own.middle, middle):
-            fits, doubt = lending.lent_mask_fits(scan.scaled(), mask)
-            text = f"{series.name}: {doubt}"
-            run.warnings += [text] if doubt and text not in run.warnings else []
-            if not fits:
-                head, mask, drawn = None, None, drawn.elsewhere()
-    elif run.given_mask:
-        mask = given_mask(run.given_mask, scan)
-    elif t1w_score(series) < 2:
-        run.warnings.append(f"there is no T1w in the world of {series.name}; its own brain was searched for")
-    if drawn is None and series.patient in run.drawn:  # one head for all that is shared of a person
-        drawn = run.drawn[series.patient].elsewhere()
+    mask, drawn, is_own = _lent(run, series, stack, scan, own, own is None or motion.has_moved(own.middle, middle))
     if mask is None and stack.holes:
         # the pipeline would find the brain too, and keep what is interpolated from around it
         device = run.options.device if run.options.device != "auto" else "cpu"
@@ -346,11 +329,45 @@ def _volume(
         if not np.array_equal(new[key][kept], pixels[key][kept]):
             raise ScanError(f"protected voxels of {series.name} changed on the way, and the result was dropped")
     here = _Head(done.brain_mask, stack.affine, middle, done.head, scan, done.image, done.protected)
-    if head is None and own is None:
-        in_world.append(here)
+    if is_own and own is None:
+        run.heads.setdefault(series.world, []).append(here)
         run.drawn.setdefault(series.patient, done.head)
     account = {k: v for k, v in done.account.items() if k not in ("seed", "warnings", "metadata", "version")}
     return here, new, account
+
+
+def _lent(
+    run: _Run, series: Series, stack: Stack, scan: NiftiScan, own: _Head | None, compared: bool
+) -> "tuple[NDArray[np.bool_] | None, steps.Head | None, bool]":
+    """The mask and the head that a volume gets from its series, its world or the user, as far as there are any.
+
+    Args:
+        compared: see whether the mask is this image's brain.
+
+    Returns:
+        mask, head, and whether the brain is this volume's own: found here or given.
+    """
+    from cpmae import lending
+
+    mask = drawn = None
+    head = own or lender(run.heads.get(series.world, []), stack.shape, stack.affine)
+    if head:
+        mask, drawn = mask_on(head.mask, head.affine, stack.shape, stack.affine), head.drawn
+        if not compared:
+            return mask, drawn, False
+        fits, doubt = lending.lent_mask_fits(scan.scaled(), mask)
+        text = f"{series.name}: {doubt}"
+        run.warnings += [text] if doubt and text not in run.warnings else []
+        if fits:
+            return mask, drawn, False
+        return None, drawn.elsewhere(), True
+    if run.given_mask:
+        mask = given_mask(run.given_mask, scan)
+    elif t1w_score(series) < 2:
+        run.warnings.append(f"there is no T1w in the world of {series.name}; its own brain was searched for")
+    if series.patient in run.drawn:  # one head for all that is shared of a person
+        drawn = run.drawn[series.patient].elsewhere()
+    return mask, drawn, True
 
 
 def _write(run: _Run, series: Series, folder: Path, new: dict[tuple[int, int], NDArray]) -> None:
