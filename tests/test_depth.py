@@ -17,3 +17,10 @@ def test_distances_by_hand() -> None:
     assert distance(SURFACE, bump) == 1  # 5 mm on one of five lines of sight
     assert distance(SURFACE, bump, most=2) == pytest.approx(0.4)
     assert distance(SURFACE, np.full_like(SURFACE, np.nan)) == np.inf
+
+
+def test_a_line_of_sight_past_one_of_the_two_counts_as_the_most() -> None:
+    narrower = SURFACE.copy()
+    narrower[0, 0] = np.nan
+    assert distance(SURFACE, narrower) == 0
+    assert distance(SURFACE, narrower, most=30) == pytest.approx(6)  # one of five

@@ -59,7 +59,20 @@ def test_no_hit_at_all_still_has_an_interval() -> None:
     assert found.rank1 == 0 and found.rank1_ci[0] == 0
     assert found.rank1_ci[1] == pytest.approx(0.0362, abs=1e-3)  # 1 - 0.025^(1/100)
     never[7] = 0  # an attacker who sees nothing of one probe is no surer of the others
-    assert recognise(never).rank1_ci == pytest.approx(found.rank1_ci)
+    assert recognise(never).rank1_ci == pytest.approx(found.rank1_ci, abs=1e-3)
+
+
+def test_an_interval_is_no_lower_for_a_hit_than_for_none_nor_narrow_for_ties() -> None:
+    none = np.roll(np.eye(200), 1, axis=1)
+    one = none.copy()
+    one[3] = np.eye(200)[3]
+    low, high = recognise(one).rank1_ci
+    assert low == pytest.approx(0.00013, abs=1e-5) and high == pytest.approx(0.0275, abs=1e-4)  # Clopper and Pearson
+    assert high > recognise(none).rank1_ci[1]
+    blind = none.copy()
+    blind[:120] = 0  # most of what is seen is nothing
+    low, high = recognise(blind).rank1_ci
+    assert low < 1 / 200 < high
 
 
 def test_intervals_shrink_with_more_people() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,6 +142,7 @@ def copies() -> dict[str, Callable[[np.ndarray], np.ndarray]]:
         "noise of a tenth of the brain's level": lambda data: np.abs(data + rng.normal(0, 11, data.shape)),
         "noise of a quarter": lambda data: np.abs(data + rng.normal(0, 30, data.shape)),
         "moved under noise": lambda data: np.abs(np.roll(data, 1, axis=1) + rng.normal(0, 11, data.shape)),
+        "its negative": lambda data: data.max() - data,
         "the face alone is left": lambda data: np.where(np.arange(phantom.SHAPE[1])[None, :, None] > 35, data, 0),
     }
 
@@ -215,6 +217,32 @@ def test_files_and_json(tmp_path: Path) -> None:
     os.link(tmp_path / "a.nii.gz", tmp_path / "same.nii.gz")
     same = verify_files(tmp_path / "a.nii.gz", tmp_path / "same.nii.gz", mask)
     assert not same.separate_files and "original file itself" in same.failures[0]
+
+
+HIDDEN: dict[str, tuple[dict, bytes, str]] = {
+    "nothing": ({}, b"", ""),
+    "a text": ({"db_name": b"MRN-0042"}, b"", "text of its own \\(db_name\\)"),
+    "more than the mark": (
+        {"descrip": b"de-identified by cpmae 1.0 for DOE^JANE"},
+        b"",
+        "text of its own \\(descrip\\)",
+    ),
+    "an extension": ({"extension": b"the whole original"}, b"", "an extension of its own"),
+    "bytes at the end": ({}, b"the whole original", "18 bytes follow the voxels"),
+}
+
+
+@pytest.mark.parametrize("what", HIDDEN)
+def test_a_result_that_holds_more_than_brain_and_head_fails(tmp_path: Path, what: str) -> None:
+    fields, rest, says = HIDDEN[what]
+    original, result, mask = pair("RAS", phantom.STORAGES[1])
+    affine = phantom.ras_affine()
+    first = put(tmp_path / "a.nii.gz", phantom.nifti_bytes_of(original.stored, affine))
+    fields = {"descrip": b"de-identified by cpmae 0.1.0", **fields}
+    second = put(tmp_path / "b.nii.gz", phantom.nifti_bytes_of(result.stored, affine, **fields) + rest)
+    found = verify_files(first, second, mask)
+    assert found.ok == (not says), found.failures
+    assert not says or re.search(says, found.failures[0])
 
 
 def test_a_pair_the_wrong_way_round_is_refused(tmp_path: Path) -> None:

@@ -107,6 +107,14 @@ def test_one_volume_that_was_left_as_it_was_is_enough(tmp_path: Path, number: in
     assert f"still the original in 1 of {COUNT} volumes, first in {number}" in found.failures[0]
 
 
+def test_a_copy_of_a_stripped_run_is_refused_and_an_empty_volume_is_not(tmp_path: Path) -> None:
+    stripped = np.where(BRAIN[..., None], arrays()[0], 0)
+    stripped[..., 2] = 0
+    path = put(tmp_path / "a.nii", phantom.nifti_bytes_of(stripped, phantom.ras_affine()))
+    found = check((path, put(tmp_path / "b.nii", path.read_bytes())))
+    assert not found.ok and found.unchanged_volumes == (0, 1, 3)
+
+
 def test_a_rescaled_original_is_no_other_head(tmp_path: Path) -> None:
     original, _ = arrays()
 
@@ -117,15 +125,18 @@ def test_a_rescaled_original_is_no_other_head(tmp_path: Path) -> None:
     assert found.unchanged_volumes == tuple(range(COUNT))
 
 
-def test_a_defaced_result_passes_and_a_stripped_original_has_nothing_to_change(tmp_path: Path) -> None:
+def test_a_defaced_result_passes_and_of_a_stripped_original_a_copy_alone_is_refused(tmp_path: Path) -> None:
     def strip(stored: NDArray) -> None:
         stored[~BRAIN] = 0
 
     first, second = files(tmp_path, change=strip)
     assert check((first, second)).ok
-    stripped = put(tmp_path / "c.nii", gzip.decompress(second.read_bytes()))
-    found = check((second, stripped))
+    (tmp_path / "grey").mkdir()
+    _, grey = files(tmp_path / "grey", change=lambda stored: stored.__setitem__(~BRAIN, 40))
+    found = check((second, grey))
     assert found.ok and found.face_equal == (None,) * COUNT
+    stripped = put(tmp_path / "c.nii", gzip.decompress(second.read_bytes()))
+    assert not check((second, stripped)).ok
 
 
 def test_floats_are_compared_by_their_bits(tmp_path: Path) -> None:

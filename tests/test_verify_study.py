@@ -26,3 +26,35 @@ def test_a_picture_beside_the_pixels_is_a_failure(tmp_path: Path, where: str) ->
     (check,) = verify_study(tmp_path / "in", tmp_path / "out", mask_file(tmp_path), "deepbet")
     told = [text for text in check.failures if "(7FE0,0010)" in text]
     assert len(told) == (where != "nowhere"), check.failures
+
+
+HIDDEN = {
+    "nothing": (lambda data: None, ""),
+    "the name": (lambda data: setattr(data, "PatientName", "Doe^Jane"), "the original's PatientName"),
+    "an overlay": (lambda data: data.add_new(0x60003000, "OW", bytes(512)), "room for one"),
+    "private pixels": (lambda data: data.add_new(0x00431001, "OW", data.PixelData), "room for one"),
+}
+
+
+@pytest.mark.parametrize("what", HIDDEN)
+def test_what_was_put_back_is_a_failure(tmp_path: Path, what: str) -> None:
+    change, says = HIDDEN[what]
+    identity = Identity()
+    for path in dp.classic(tmp_path / "in", STORED, AFFINE):
+        data = pydicom.dcmread(path)
+        deidentify_header(data, identity, "a")
+        change(data)
+        dp.put(tmp_path / "out" / path.name, data)
+    (check,) = verify_study(tmp_path / "in", tmp_path / "out", mask_file(tmp_path), "deepbet")
+    others = [text for text in check.failures if "still the original" not in text]  # its pixels were left as they were
+    assert len(others) == bool(says) and all(says in text for text in others), check.failures
+
+
+def test_a_file_beside_the_series_is_a_failure(tmp_path: Path) -> None:
+    for path in dp.classic(tmp_path / "in", STORED, AFFINE):
+        data = pydicom.dcmread(path)
+        deidentify_header(data, Identity(), "a")
+        dp.put(tmp_path / "out" / path.name, data)
+    (tmp_path / "out" / "original.nii").write_bytes(b"all of it")
+    checks = verify_study(tmp_path / "in", tmp_path / "out", mask_file(tmp_path), "deepbet")
+    assert [c.failures for c in checks if "original.nii" in c.failures[0]], checks

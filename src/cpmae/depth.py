@@ -9,7 +9,8 @@ def distance(a: NDArray[np.float32], b: NDArray[np.float32], most: float = np.in
 
     Args:
         a, b: depth maps of one shape, mm; NaN where there is no surface.
-        most: what any line of sight counts at most, mm.
+        most: what any line of sight counts at most, mm, and so does one that meets one surface and not the other. Where
+            there is no such limit, these do not count.
 
     Returns:
         inf where the two share no surface.
@@ -18,4 +19,6 @@ def distance(a: NDArray[np.float32], b: NDArray[np.float32], most: float = np.in
     difference = difference[np.isfinite(difference)]
     if not difference.size:
         return float("inf")
-    return float(np.minimum(np.abs(difference - np.median(difference)), most).mean())
+    past = np.count_nonzero(np.isfinite(a) != np.isfinite(b)) if np.isfinite(most) else 0
+    total = np.minimum(np.abs(difference - np.median(difference)), most).sum(dtype=np.float64)
+    return float((total + past * most if past else total) / (difference.size + past))

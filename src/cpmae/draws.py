@@ -70,18 +70,18 @@ class Draws:
             apart = faces.nearest(field, solid, known)
             return max(least - apart, apart - most)
 
-        missed: list[tuple[float, Tensor]] = []
+        missed: list[tuple[float, Tensor, Tensor | None]] = []
         while len(missed) < MAX_DRAWS:
-            by = misses(field_of(coarse, None))
+            by, field = misses(field_of(coarse, None)), None
             if by <= 0:
                 field = field_of(coarse, self.fine(visible, coarse))
                 by = misses(field)
                 if by <= 0:
                     return field
-            missed.append((by, coarse))
+            missed.append((by, coarse, field))
             coarse = self.coarse(coarse, face, self.settings.face_steps)
-        _, coarse = min(missed, key=lambda one: one[0])
-        return field_of(coarse, self.fine(visible, coarse))
+        _, coarse, field = min(missed, key=lambda one: one[0])
+        return field_of(coarse, self.fine(visible, coarse)) if field is None else field
 
     def coarse(self, codes: Tensor, removed: Tensor, num_steps: int) -> Tensor:
         """Codes (X/32, ...) int64 where they are removed."""

@@ -141,6 +141,18 @@ def _walk(data: Dataset, identity: Identity, patient: str, names: set[str], dept
                 _walk(item, identity, patient, names, depth + 1)
 
 
+def pictures_of(data: Dataset, depth: int = 0) -> list[int]:
+    """Tags that hold pictures beside the pixels, or have room for one: what goes whatever else is kept."""
+    found = []
+    for tag in list(data.keys()):
+        unknown = tag.is_private or not dictionary_has_tag(tag)
+        if _is_picture(tag, depth) or (unknown and _may_be_picture(data[tag])):
+            found.append(int(tag))
+        elif data[tag].VR == "SQ":
+            found += [inner for item in data[tag].value for inner in pictures_of(item, depth + 1)]
+    return found
+
+
 def _is_picture(tag: BaseTag, depth: int) -> bool:
     if tag.group & 0xFF00 == 0x7F00:  # all that is, or once was, for pixels
         return depth > 0 or tag != tags.PIXELS

@@ -1,6 +1,8 @@
 """Check a result against its original: is the brain exact, and what of the rest survived."""
 
+import math
 import os
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ from numpy.typing import NDArray
 from cpmae.compare import correlation, equal_voxels, is_changed, most_common, places, same_header, share
 from cpmae.detail import surviving_detail
 from cpmae.io import forms
-from cpmae.io.header import is_marked
+from cpmae.io.header import MARK, is_marked
 from cpmae.io.nifti import NiftiScan
+from cpmae.io.run import NiftiRun
+from cpmae.io.source import opened, skip
 from cpmae.verify_run import RunVerification, verify_run
 from cpmae.volume import Volume
 
@@ -89,7 +93,26 @@ def verify_files(
     if is_marked(first.header) and not is_marked(second.header):
         text = "the original is a result of cpmae and the result is none, give the two the other way round"
         done = replace(done, failures=(*done.failures, text))
-    return done
+    return replace(done, failures=(*done.failures, *_beside_voxels(first, second)))
+
+
+def _beside_voxels(original: NiftiRun, result: NiftiRun) -> list[str]:
+    """A sentence for each place beside the voxels that holds what neither the original nor cpmae put there."""
+    failures = []
+    for field in ("descrip", "aux_file", "db_name", "intent_name"):
+        text = result.header[field].item()
+        ours = field == "descrip" and re.fullmatch(rb"%s [\w.+-]{1,20}" % MARK.encode(), text)
+        if text and not ours and text != original.header[field].item():
+            failures.append(f"the result's header has a text of its own ({field})")
+    if result.frame is None:
+        if result.extensions.strip(b"\0") and result.extensions != original.extensions:
+            failures.append("the result's header has an extension of its own")
+        with opened(result.path) as file:
+            skip(file, result.offset + math.prod(result.shape) * result.count * result.stored_dtype.itemsize)
+            more = skip(file)
+        if more:
+            failures.append(f"{more} bytes follow the voxels of the result")
+    return failures
 
 
 def verify(

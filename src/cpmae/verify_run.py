@@ -72,6 +72,7 @@ class _OfVolume:
     """See `RunVerification`."""
 
     differing: int
+    copied: bool
     outside_equal: float | None
     face_equal: float | None
     face_correlation: float | None
@@ -116,7 +117,9 @@ def verify_run(
         mean_correlation = correlation(before.data, total.mean().data, where.outside)
         distance = where.face_distance_mm(total.mean())
         unchanged = tuple(
-            n for n, v in enumerate(found) if not is_changed(v.face_equal, v.face_correlation, v.face_detail)
+            n
+            for n, v in enumerate(found)
+            if v.copied or not is_changed(v.face_equal, v.face_correlation, v.face_detail)
         )
     differing = tuple(n for n, v in enumerate(found) if v.differing)
     if differing:
@@ -155,6 +158,7 @@ def _compared(original: NiftiRun, result: NiftiRun, where: Places, total: RunMea
         # correlations are blind to slope and intercept, so the stored numbers will do
         yield _OfVolume(
             differing=int(np.count_nonzero(~equal & where.brain)),
+            copied=bool(equal.all()) and one.min() < one.max(),  # of a skull-stripped run nothing else can be measured
             outside_equal=share(equal, shown),
             face_equal=share(equal, tissue & shown),
             face_correlation=correlation(one, other, shell) if (tissue & shown).any() else None,

@@ -15,8 +15,11 @@ from cpmae.io import dicom, dicom_pixels, dicom_scan
 from cpmae.io.dicom import Series, t1w_score
 from cpmae.io.dicom_volumes import Stack, frames_of, stacks_of
 from cpmae.io.nifti import NiftiScan
+from cpmae.metadata_dicom import pictures_of
 from cpmae.shared_mask import FoundBrain, given_mask, lender, mask_on
 from cpmae.verify import Verification, verify
+
+_IDENTITY = ("PatientName", "PatientID")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
     """
     from cpmae import lending, steps  # and with it torch, which other commands do not wait for
 
-    before, after = (dicom.find_series(folder)[0] for folder in (original, result))
+    (before, _), (after, foreign) = (dicom.find_series(folder) for folder in (original, result))
     if not after:
         raise ScanError(f"{result} holds no MR series, give the folder that cpmae made")
     pairs = [(_original_of(new, before), new) for new in after]
@@ -65,6 +68,10 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
         raise ScanError(f"{original} holds several frames of reference, and {brain_mask} is for one T1w")
     brains: dict[tuple[str, str], list[FoundBrain]] = {}
     checks = []
+    if foreign:
+        names = f"{foreign[0].name}{' and more' if len(foreign) > 1 else ''}"
+        text = f"the result holds what cpmae did not make: {names}"
+        checks.append(SeriesCheck("files beside the series", sum(item.count for item in foreign), (), (text,)))
     for old, new in sorted(pairs, key=lambda pair: t1w_score(pair[0]) if pair[0] else -np.inf, reverse=True):
         if old is None:
             failure = "there is no such series in the original (number, instances, positions)"
@@ -116,22 +123,26 @@ def _same_study(old: Series, new: Series) -> list[str]:
     if any(str(i.header.SOPInstanceUID) in uids for i in new.instances):
         failures.append("instances have the UIDs of the original")
     marked = alone = True
+    names: set[str] = set()
+    identities = [{str(i.header.get(k, "")) for i in old.instances} - {""} for k in _IDENTITY]
     for whole in (dicom.read_whole(i.path) for i in new.instances):
-        marked, alone = marked and _marked(whole), alone and _holds_one_picture(whole)
+        marked, alone = marked and _marked(whole), alone and not pictures_of(whole)
+        if whole.get("PatientIdentityRemoved") == "YES":
+            names |= {k for k, said in zip(_IDENTITY, identities, strict=True) if str(whole.get(k, "")) in said}
     if not marked:
         failures.append("instances lack the mark of recognizable features removed (0012,0064) or (0028,0302)")
     if not alone:
-        failures.append("instances hold pixels beside those of (7FE0,0010)")
+        failures.append("instances hold pictures, or room for one, beside the pixels of (7FE0,0010)")
+    if names:
+        failures.append(
+            f"instances say that the identity was removed and have the original's {', '.join(sorted(names))}"
+        )
     return failures
 
 
 def _marked(whole: Any) -> bool:
     codes = {str(code.get("CodeValue")) for code in whole.get("DeidentificationMethodCodeSequence") or []}
     return "113102" in codes and whole.get("RecognizableVisualFeatures") == "NO"
-
-
-def _holds_one_picture(whole: Any) -> bool:
-    return [element.keyword for element in whole.iterall() if element.tag.group == 0x7FE0] == ["PixelData"]
 
 
 def _scans(series: Series) -> list[tuple[NiftiScan, Stack]]:

@@ -46,10 +46,16 @@ def compare(before: NDArray, after: NDArray, head: Head, pose: canonical.Pose) -
 
 
 def method_table(
-    rows: Sequence[dict[str, Any]], sizes: Sequence[int], failures: Sequence[Failure]
+    rows: Sequence[dict[str, Any]],
+    sizes: Sequence[int],
+    failures: Sequence[Failure],
+    asked: Sequence[tuple[str, str]] = (),
 ) -> list[dict[str, Any]]:
-    """A row for each method and segmenter: the mean of the scans' mean Dice, the worst structure, failures."""
-    groups: dict[tuple[str, str], list[tuple[dict[str, Any], int]]] = defaultdict(list)
+    """A row for each method and segmenter: the mean of the scans' mean Dice, the worst structure, failures.
+
+    Those `asked` for have one even if no scan was done, with nan for Dice.
+    """
+    groups: dict[tuple[str, str], list[tuple[dict[str, Any], int]]] = defaultdict(list, {pair: [] for pair in asked})
     for row, size in zip(rows, sizes, strict=True):
         groups[row["method"], row["segmenter"]].append((row, size))
     table = []
@@ -69,7 +75,7 @@ def method_table(
                 "method": method,
                 "segmenter": segmenter,
                 "scans": len(by_scan),
-                "mean_dice": float(np.mean([np.mean(v) for v in by_scan.values()])),
+                "mean_dice": float(np.mean([np.mean(v) for v in by_scan.values()])) if by_scan else float("nan"),
                 "worst_structure": worst,
                 "worst_mean_dice": means.get(worst, float("nan")),
                 "lowest_dice": min((row["dice"] for row in large), default=float("nan")),

@@ -12,7 +12,7 @@ from cpmae.depth import distance
 from cpmae.evaluation.render import face
 from cpmae.evaluation.work import Arrays
 
-MOST_MM = 30.0  # a line of sight past the edge of one head and not of the other counts no more than this
+MOST_MM = 30.0  # a line of sight past the edge of one head and not of the other counts as much
 
 
 def correlations(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> NDArray[np.float64]:
@@ -28,7 +28,7 @@ def brain_correlations(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> N
 def surface_closeness(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> NDArray[np.float64]:
     """Minus the mean distance of two surfaces along the lines of sight of four maps, in mm, (probes, gallery).
 
-    Each map's median difference is taken off first: what a shift of the head explains. -inf where two share no surface.
+    The median difference is taken off first: what a change of size explains. -inf where two share no surface.
     """
     first, second = ([f["depth"] for f in side] for side in (probes, gallery))
     return np.array([[-distance(a, b, MOST_MM) for b in second] for a in first])

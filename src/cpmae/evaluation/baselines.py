@@ -11,7 +11,15 @@ import numpy as np
 
 from cpmae.batch import records
 from cpmae.errors import CpmaeError, MethodError, MissingExtraError
-from cpmae.evaluation.commands import package_folder, parse_command, require, run_command, run_words
+from cpmae.evaluation.commands import (
+    content_of,
+    files_of_command,
+    package_folder,
+    parse_command,
+    require,
+    run_command,
+    run_words,
+)
 from cpmae.evaluation.facemask import face_mask
 from cpmae.evaluation.identities import Head
 from cpmae.options import DRAWING
@@ -79,7 +87,8 @@ def resolve(
             skipped.append((name, str(error)))
     for text in commands:
         name, command = parse_command(text)
-        methods.append(Method(name, partial(_command, template=command), {"method": name, "command": command}))
+        key = {"method": name, "command": command, "files": files_of_command(command)}
+        methods.append(Method(name, partial(_command, template=command), key))
     return methods, skipped
 
 
@@ -117,6 +126,7 @@ def _method(name: str, shells: Path | None, weights: Path | None) -> Method:
             f"{', '.join(SHELL_FILES)} are not in {shells or 'a given folder'}; give it with --shells"
         )
     files = [str(shells / file) for file in SHELL_FILES]
+    key["shells"] = [content_of(Path(file)) for file in files]
     return Method(name, partial(_words, words=[program, "{in}", "-reface", *files, "{out}"]), key)
 
 

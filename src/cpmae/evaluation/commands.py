@@ -1,7 +1,9 @@
 """Other people's programs on one volume: a private temporary folder in, a volume of the same grid out."""
 
 import importlib
+import os
 import shlex
+import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,9 +12,12 @@ from types import ModuleType
 import nibabel as nib
 import numpy as np
 
+from cpmae.batch import records
 from cpmae.errors import MethodError, MissingExtraError
 from cpmae.tool import run_tool
 from cpmae.volume import Volume
+
+LARGE_BYTES = 50_000_000  # hashing more takes longer than a run that finds all kept
 
 
 def run_command(template: str, volume: Volume) -> Volume:
@@ -75,6 +80,27 @@ def parse_command(text: str) -> tuple[str, str]:
     if not separator or not name.strip() or "{in}" not in command or "{out}" not in command:
         raise MethodError(f"{text!r} is not of the form 'name=command {{in}} {{out}}'; write it so")
     return name.strip(), command.strip()
+
+
+def files_of_command(template: str) -> dict[str, str]:
+    """The words of a command that are a program or files, each with its `content_of`, for the cache.
+
+    What these start or read in turn is not seen.
+    """
+    try:
+        words = shlex.split(template)
+    except ValueError:  # `run_command` says so
+        return {}
+    places = {word: shutil.which(word) if number == 0 else word for number, word in enumerate(words)}
+    return {word: content_of(Path(place)) for word, place in places.items() if place and os.path.isfile(place)}
+
+
+def content_of(path: Path) -> str:
+    """What tells another content of a file: its SHA-256, or size and time of one that is large or cannot be read."""
+    status = path.stat()
+    if status.st_size <= LARGE_BYTES and os.access(path, os.R_OK):
+        return records.sha256(path)
+    return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
 
 
 def require(module: str, package: str, extra: str = "evaluate") -> ModuleType:

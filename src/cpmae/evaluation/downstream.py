@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae import canonical
-from cpmae.errors import CpmaeError
+from cpmae.errors import BrainMaskError, CpmaeError
 from cpmae.evaluation import registration
 from cpmae.evaluation.agreement import (
     MAP_STEP_MM,
@@ -26,7 +26,7 @@ from cpmae.evaluation.baselines import Method
 from cpmae.evaluation.identities import Head
 from cpmae.evaluation.population import Scan
 from cpmae.evaluation.results import Results
-from cpmae.evaluation.segmenters import Segmenter
+from cpmae.evaluation.segmenters import NothingFoundError, Segmenter
 from cpmae.evaluation.work import Cache, Failure, run_all
 
 RESCAN = "RESCAN"  # the second scan of one person, as the yardstick
@@ -71,6 +71,10 @@ def downstream(
             kept = cache.load(task.scan.name, **_key(task, name, segmenter))
             if kept is None:
                 continue
+            if "nothing_found" in kept:
+                results.failures.append(
+                    Failure(task.scan.name, f"{segmenter.name} after {name}", str(kept["nothing_found"]))
+                )
             for number, label in enumerate(kept["labels"]):
                 results.rows.append(
                     {
@@ -86,9 +90,10 @@ def downstream(
                 results.details.append({"scan": task.scan.name, "voxels": int(kept["voxels"][number])})
             if name != RESCAN:
                 flips[name, segmenter.name].append(np.unpackbits(kept["flips"]).reshape(map_shape()).astype(bool))
+    asked = list(dict.fromkeys((name, segmenter.name) for task in tasks for name, segmenter in _comparisons(task)))
     sizes = [d["voxels"] for d in results.details]
     results.details.clear()
-    results.tables["methods"] = method_table(results.rows, sizes, results.failures)
+    results.tables["methods"] = method_table(results.rows, sizes, results.failures, asked)
     results.tables["structures"] = structure_table(results.rows)
     results.extra["flips"] = {}
     for (method, segmenter_name), maps in flips.items():
@@ -102,7 +107,7 @@ def downstream(
 
 
 def compare_scan(task: AgreementTask) -> list[Failure]:
-    """Fill the cache for one scan; what failed."""
+    """Fill the cache for one scan; what failed and is not kept."""
     missing = [
         (name, segmenter)
         for name, segmenter in _comparisons(task)
@@ -131,13 +136,18 @@ def compare_scan(task: AgreementTask) -> list[Failure]:
             failures.append(Failure(task.scan.name, name, str(error)))
             continue
         for one in wanted:
+            nothing: dict[str, NDArray] = {}
             try:
                 labels = after(one)
             except CpmaeError as error:
-                failures.append(Failure(task.scan.name, f"{one.name} after {name}", str(error)))
-                continue
+                # what a method hides from a segmenter is its cost; a rescan that fails is a yardstick less
+                if name == RESCAN or not isinstance(error, NothingFoundError | BrainMaskError):
+                    failures.append(Failure(task.scan.name, f"{one.name} after {name}", str(error)))
+                    continue
+                labels = np.zeros_like(before[one.name])
+                nothing = {"nothing_found": np.array(str(error))}  # kept, as it is a failure of later runs too
             found = compare(before[one.name], labels, head, pose)
-            task.cache.save(found, task.scan.name, **_key(task, name, one))
+            task.cache.save(found | nothing, task.scan.name, **_key(task, name, one))
     return failures
 
 

@@ -1,5 +1,6 @@
 """Who is to be recognised: persons with two scans each, synthetic ones or those of a folder."""
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,7 +15,11 @@ from cpmae.errors import ScanError
 from cpmae.evaluation.identities import Head, Recipe, identity
 from cpmae.io import nifti
 
+log = logging.getLogger(__name__)
 TRAINING_NUMBER = 1_000_000  # identities from here on teach attackers and are never in a test
+_NO_SCANS = ("derivatives", "sourcedata")  # folders of BIDS with what was made of scans, or what they were made of
+_MAPS = ("_mask", "_defacemask", "_dseg", "_probseg")  # a mask is no scan, and recognises nobody
+_CONTRAST = re.compile(r"(?<![a-z])(t1|t2|pd|flair|swi|dwi|bold)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,25 +54,43 @@ def synthetic(recipe: Recipe, numbers: range) -> list[Person]:
 
 
 def from_folder(folder: Path, pattern: str = "*.nii*", brain_extractor: str = "deepbet") -> list[Person]:
-    """Persons with at least two scans below a folder; the first two of each in the order of their names are taken.
+    """`pairs_in_folder`, and a warning for each person who is left out."""
+    people, left_out = pairs_in_folder(folder, pattern, brain_extractor)
+    for name, reason in left_out:
+        log.warning("%s is left out: %s", name, reason)
+    return people
 
-    Who it is comes from `sub-...` in the path as in BIDS, else from the name of the folder that holds the scan.
+
+def pairs_in_folder(
+    folder: Path, pattern: str = "*.nii*", brain_extractor: str = "deepbet"
+) -> tuple[list[Person], list[tuple[str, str]]]:
+    """Persons with two scans of one kind below a folder; of each the first two in the order of their names are taken.
+
+    Who it is comes from `sub-...` in the path as in BIDS, else from the name of the folder that holds the scan. Masks
+    and label maps, and what lies in hidden folders, `derivatives` and `sourcedata`, are no scans.
+
+    Returns:
+        the persons, and the names of others with the reasons why they are left out.
 
     Raises:
-        ScanError: fewer than two persons have two scans, or one of these cannot be read.
+        ScanError: fewer than two persons have two such scans, or one of these cannot be read.
     """
-    scans = defaultdict(list)
+    scans: dict[str, dict[tuple[str, ...], list[Path]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.rglob(pattern)):
-        name = person_of(path.relative_to(folder))
-        if name:
-            scans[name].append(path)
-    whole = {name: paths for name, paths in scans.items() if len(paths) > 1}
-    if len(whole) < 2:
+        place = path.relative_to(folder)
+        name = person_of(place)
+        if name and _may_be_scan(place):
+            scans[name][tuple(_kind(path))].append(path)
+    # two contrasts of one person are less alike than two scans, which would make every method look safer
+    whole = {n: next((p for p in kinds.values() if len(p) > 1), None) for n, kinds in sorted(scans.items())}
+    pairs = {name: paths[:2] for name, paths in whole.items() if paths}
+    if len(pairs) < 2:
         raise ScanError(
-            f"{folder} has {len(whole)} persons with two scans that match {pattern!r}, at least 2 are needed: name "
-            "files as in BIDS (sub-01_ses-1_T1w.nii.gz) or put each person's into a folder"
+            f"{folder} has {len(pairs)} persons with two scans of one kind that match {pattern!r}, at least 2 are "
+            "needed: name files as in BIDS (sub-01_ses-1_T1w.nii.gz) or put each person's into a folder"
         )
-    return [Person(n, *(file_scan(p, brain_extractor) for p in paths[:2])) for n, paths in sorted(whole.items())]
+    people = [Person(n, *(file_scan(p, brain_extractor) for p in paths)) for n, paths in pairs.items()]
+    return people, [(n, "no two of its scans are of one kind") for n in whole if n not in pairs]
 
 
 def with_rescans(
@@ -95,8 +118,19 @@ def with_rescans(
     return pairs, left_out
 
 
+def _may_be_scan(place: Path) -> bool:
+    """Whether what lies here in a data set may be somebody's scan, by its name."""
+    hidden = any(part.startswith(".") for part in place.parts)
+    return not hidden and not set(_NO_SCANS) & set(place.parts[:-1]) and not place.name.split(".")[0].endswith(_MAPS)
+
+
 def _kind(path: Path) -> list[str]:
-    """Entities and suffix of a BIDS name that two scans of one kind share: all but session and run."""
+    """What the names of two scans of one kind share.
+
+    In BIDS all entities and the suffix, but session and run; elsewhere the contrasts that are named.
+    """
+    if not path.name.startswith("sub-"):
+        return sorted({found.lower() for found in _CONTRAST.findall(path.name)})
     return sorted(p for p in path.name.split(".")[0].split("_") if not p.startswith(("ses-", "run-")))
 
 

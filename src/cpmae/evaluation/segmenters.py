@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from cpmae import brain
 from cpmae.errors import CpmaeError, MethodError, MissingExtraError
 from cpmae.evaluation import meshnet
-from cpmae.evaluation.commands import package_folder, parse_command, require, run_command
+from cpmae.evaluation.commands import (
+    content_of,
+    files_of_command,
+    package_folder,
+    parse_command,
+    require,
+    run_command,
+)
 from cpmae.evaluation.results import versions
 from cpmae.volume import Volume
 
@@ -36,6 +43,10 @@ MESHNETS = {
 SEGMENTERS = (*EXTRACTORS, *MESHNETS, "HMRF")
 
 
+class NothingFoundError(MethodError):
+    """A segmenter's result has no label."""
+
+
 @dataclass(frozen=True)
 class Segmenter:
     """A way to segment.
@@ -56,7 +67,7 @@ class Segmenter:
         """Labels int32 (X, Y, Z).
 
         Raises:
-            CpmaeError: it failed on this scan, or found nothing.
+            CpmaeError: it failed on this scan, or found nothing (NothingFoundError, an extractor's BrainMaskError).
         """
         try:
             labels = np.asarray(self.run(volume)).astype(np.int32)
@@ -65,7 +76,7 @@ class Segmenter:
         except Exception as error:  # other people's code fails as it likes, and a failure is one of its results
             raise MethodError(f"{self.name} failed with {type(error).__name__}: {error}") from error
         if not (labels > 0).any():
-            raise MethodError(f"{self.name} found nothing")
+            raise NothingFoundError(f"{self.name} found nothing")
         return labels
 
 
@@ -95,13 +106,14 @@ def resolve(
             skipped.append((name, str(error)))
     for text in commands:
         name, command = parse_command(text)
-        found.append(Segmenter(name, partial(_command, template=command), {}, {"segmenter": name, "command": command}))
+        key = {"segmenter": name, "command": command, "files": files_of_command(command)}
+        found.append(Segmenter(name, partial(_command, template=command), {}, key))
     return found, skipped
 
 
 def _segmenter(name: str, meshnets: Path | None) -> Segmenter:
     found = versions()
-    key = {"segmenter": name, "versions": {p: found[p] for p in ("cpmae", *PACKAGES.get(name, ()))}}
+    key: dict[str, Any] = {"segmenter": name, "versions": {p: found[p] for p in ("cpmae", *PACKAGES.get(name, ()))}}
     if name in EXTRACTORS:
         if name in EXTRACTOR_PACKAGES:
             package_folder(*EXTRACTOR_PACKAGES[name])
@@ -113,6 +125,7 @@ def _segmenter(name: str, meshnets: Path | None) -> Segmenter:
                 f"{folder} holds no model.json; give brainchop's folder of MeshNets with --meshnets"
             )
         structures = dict(enumerate(meshnet.label_names(folder)))
+        key["files"] = {p.name: content_of(p) for p in sorted(folder.iterdir()) if p.is_file()}
         return Segmenter(name, partial(_meshnet, folder=folder), structures, key)
     require("dipy.segment.tissue", "dipy")
     return Segmenter(name, _hmrf, {1: "CSF", 2: "grey matter", 3: "white matter"}, key)

@@ -23,6 +23,7 @@ from cpmae.evaluation.population import Scan
 from cpmae.evaluation.results import Results
 from cpmae.evaluation.segmenters import Segmenter
 from cpmae.evaluation.work import Arrays, Cache, Failure, digest, run_all
+from cpmae.options import DRAWING
 from cpmae.volume import Volume, voxel_volume_ml
 
 REFUSED = "refused"
@@ -194,6 +195,7 @@ def _key(task: ConditionTask, condition: Condition) -> dict[str, Any]:
     return {
         "version": VERSION,
         "cpmae": __version__,
+        "drawing": DRAWING,
         "scan": task.scan.key,
         "factor": condition.factor,
         "level": condition.level,

@@ -48,15 +48,28 @@ def begin(run: Path, writes: bool, **made_from: str) -> None:
     Raises:
         SettingsError: if it was made from something else, and so are the codes, prepared scans and checkpoint in it.
     """
-    noted = run / MADE_FROM
-    if noted.exists():
-        before = json.loads(noted.read_text())
+    if before := _noted(run):
         if changed := [name for name in before | made_from if before.get(name) != made_from.get(name)]:
             raise SettingsError(f"{run} was begun with {' and '.join(changed)} that have changed, give another folder")
     if writes:
         run.mkdir(parents=True, exist_ok=True)
-        with whole_file(noted) as file:
+        with whole_file(run / MADE_FROM) as file:
             file.write(json.dumps(made_from).encode())
+
+
+def _noted(run: Path) -> dict[str, str]:
+    """What `begin` noted in a run folder; nothing where none was begun."""
+    noted = run / MADE_FROM
+    return json.loads(noted.read_text()) if noted.exists() else {}
+
+
+def scans_in(examples: Path) -> str:
+    """SHA-256 of the names and sizes of a folder's scans: others, or one less, are told from those of before."""
+    sha = hashlib.sha256()
+    for path in sorted([*examples.rglob("*.nii"), *examples.rglob("*.nii.gz")]):
+        size = path.stat().st_size if path.is_file() else 0  # a link to what DataLad has not fetched is no file
+        sha.update(f"{path.relative_to(examples)} {size}\n".encode())
+    return sha.hexdigest()
 
 
 def digest_of(state: dict[str, torch.Tensor]) -> str:
@@ -123,7 +136,7 @@ def train_vqvaes(
             None.
 
     Raises:
-        SettingsError: if `run` was begun with another population or other weights.
+        SettingsError: if `run` was begun with another population, other weights or other scans.
     """
     fabric = loop.make_fabric(hardware.accelerator, hardware.devices, hardware.precision)
     torch.manual_seed(seed)
@@ -137,7 +150,7 @@ def train_vqvaes(
         stream = partial(data.batches, examples)
     else:
         start = checkpoint.load(weights)
-        begin(run, fabric.global_rank == 0, weights=start.sha256)
+        begin(run, fabric.global_rank == 0, weights=start.sha256, scans=scans_in(examples))
         config, known = start.config, start.known_faces
         model = VQVAEs(config.vqvae)
         model.brain.load_state_dict(start.brain.state_dict(), strict=False)  # d1 is in no weight file
@@ -182,7 +195,7 @@ def train_mae(
 
     Raises:
         OutputError: if `out` cannot be written, before the work.
-        SettingsError: if `vqvae_run` has no VQ-VAE, or `run` codes of another one.
+        SettingsError: if `vqvae_run` has no VQ-VAE or was begun with other scans, or `run` has codes of another one.
         ScanError: if there are no examples.
     """
     check_output(None, out, overwrite=True, suffixes=(".safetensors",))
@@ -194,13 +207,16 @@ def train_mae(
         raise SettingsError(
             f"{vqvae_run / 'vqvae.pt'} cannot be read, give the run folder of `cpmae train vqvae`"
         ) from error
-    begin(run, fabric.global_rank == 0, vqvae=digest_of(state["vqvae"]))
+    drawn = (examples / POPULATION).exists()
+    made_from = {} if drawn else {"scans": scans_in(examples)}
+    if not drawn and made_from.items() - _noted(vqvae_run).items():
+        raise SettingsError(f"{vqvae_run} was begun with other scans than {examples} has, train the VQ-VAEs on these")
+    begin(run, fabric.global_rank == 0, vqvae=digest_of(state["vqvae"]), **made_from)
     config = checkpoint.config_from(state["config"])
     vqvaes = VQVAEs(config.vqvae)
     vqvaes.load_state_dict(state["vqvae"])
     vqvaes.eval().to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     prepared = vqvae_run / "prepared"
-    drawn = (examples / POPULATION).exists()
     sources = data.head_files(examples) if drawn else sorted(prepared.glob("*.npz"))
     if not sources:
         raise ScanError(f"no drawn heads in {examples} and no prepared scans in {prepared}; give those of train vqvae")
