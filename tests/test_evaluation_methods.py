@@ -231,3 +231,68 @@ def test_a_rescan_is_of_the_same_kind_and_further_scans_are_told_of(tmp_path: Pa
         "sub-2_T2w.nii": "not as sub-2_T1w.nii",
         "sub-3_ses-2_acq-slow_T1w.nii": "not as sub-3_ses-1_acq-fast_T1w.nii",
     }
+
+
+def test_a_person_is_recognised_between_two_scans_of_one_kind_and_by_no_mask(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ["derivatives/brains/sub-1/sub-1_ses-1_T1w.nii", ".hidden/sub-1_ses-0_T1w.nii"]
+    names += ["sourcedata/sub-1/sub-1_ses-0_T1w.nii", "derivatives/brains/sub-1/sub-1_ses-1_desc-brain_mask.nii"]
+    names += [f"sub-1/sub-1_ses-{name}.nii" for name in ("1_FLAIR", "1_T1w", "1_T1w_mask", "2_T1w", "3_T1w")]
+    names += [f"sub-2/sub-2_ses-{name}.nii" for name in ("1_FLAIR", "1_desc-a_dseg", "1_desc-b_dseg", "2_FLAIR")]
+    names += ["sub-3/sub-3_FLAIR.nii", "sub-3/sub-3_T1w.nii", "derivatives/brains/sub-3/sub-3_desc-brain_mask.nii"]
+    names += ["anna/first T1.nii", "anna/first flair.nii", "anna/second T1.nii"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    people, left_out = population.pairs_in_folder(tmp_path)
+    assert [(p.probe.name, p.gallery.name) for p in people] == [
+        ("anna/first T1.nii", "anna/second T1.nii"),
+        ("sub-1_ses-1_T1w.nii", "sub-1_ses-2_T1w.nii"),
+        ("sub-2_ses-1_FLAIR.nii", "sub-2_ses-2_FLAIR.nii"),
+    ]
+    assert [name for name, _ in left_out] == ["sub-3"]
+    assert len(population.from_folder(tmp_path)) == 3 and "sub-3 is left out" in caplog.text
+
+
+def test_a_tool_that_was_changed_finds_nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool, settings = tmp_path / "tool.sh", tmp_path / "settings.txt"
+
+    def keys() -> list[dict]:
+        asked = [f"x={tool} {settings} {{in}} {{out}}", f"y=tool.sh {settings} {{in}} {{out}}"]
+        found = [*baselines.resolve([], asked, None, None)[0], *segmenters.resolve([], asked, None)[0]]
+        return [one.key for one in found]
+
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    tool.write_text("#!/bin/sh\ncp $2 $3")
+    tool.chmod(0o700)
+    settings.write_text("a")
+    first = keys()
+    assert keys() == first
+    settings.write_text("b")
+    second = keys()
+    tool.write_text("#!/bin/sh\ncp $3 $2")
+    third = keys()
+    assert all(a != b and b != c and a != c for a, b, c in zip(first, second, third, strict=True))
+
+
+def test_files_too_large_to_be_hashed_are_told_by_size_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "LARGE_BYTES", 2)
+    (tmp_path / "model").write_bytes(b"abc")
+    before = commands.content_of(tmp_path / "model")
+    (tmp_path / "model").write_bytes(b"abcd")
+    assert before.startswith("3 bytes") and commands.content_of(tmp_path / "model").startswith("4 bytes")
+
+
+def test_two_folders_of_meshnets_are_told_apart(tmp_path: Path) -> None:
+    keys = []
+    for number in range(2):
+        folder = tmp_path / str(number) / "model20chan3cls"
+        folder.mkdir(parents=True)
+        (folder / "model.json").write_text("{}")
+        (folder / "colormap.json").write_text('{"labels": ["background", "grey", "white"]}')
+        (folder / "model.bin").write_bytes(bytes([number]))
+        keys += [segmenters.resolve(["MeshNet-3"], (), tmp_path / str(number))[0][0].key for _ in range(2)]
+    assert keys[0] == keys[1] != keys[2] == keys[3]

@@ -15,10 +15,12 @@ from typer.testing import CliRunner, Result
 
 from cpmae import __version__, canonical
 from cpmae.cli import app
-from cpmae.errors import SettingsError
-from cpmae.evaluation import identities, perturb, runs, segmenters, sensitivity
+from cpmae.errors import BrainMaskError, MethodError, SettingsError
+from cpmae.evaluation import baselines, identities, perturb, runs, segmenters, sensitivity
+from cpmae.evaluation.downstream import downstream
 from cpmae.evaluation.identities import Head
 from cpmae.evaluation.population import Scan
+from cpmae.evaluation.results import Results
 from cpmae.evaluation.work import Cache
 from cpmae.volume import Volume
 
@@ -222,6 +224,43 @@ def test_a_refusal_is_kept_and_what_this_machine_lacks_is_not(tmp_path: Path) ->
     reasons, kept = computed(BRAIN, tmp_path / "no.safetensors")
     assert len(reasons) == 1 and "no.json" in reasons[0] and not kept
     assert computed(np.zeros_like(BRAIN), None) == ([], 1)
+
+
+def test_another_way_of_drawing_finds_nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, (condition, *_) = Scan("phantom", {}, lambda: HEAD, True), perturb.conditions()
+    task = sensitivity.ConditionTask(scan, (condition,), (), None, "", 1, Cache(tmp_path))
+    before = sensitivity._key(task, condition)
+    monkeypatch.setattr(sensitivity, "DRAWING", sensitivity.DRAWING + 1)
+    assert sensitivity._key(task, condition) != before
+
+
+def test_a_segmenter_that_finds_nothing_after_a_method_agrees_with_nothing(tmp_path: Path) -> None:
+    def front(volume: Volume) -> np.ndarray:
+        return (volume.data > 60) & ~BRAIN
+
+    def broken(volume: Volume) -> np.ndarray:
+        raise MethodError("no memory")
+
+    def extractor(volume: Volume) -> np.ndarray:
+        if not front(volume).any():
+            raise BrainMaskError("no brain in the scan")
+        return BRAIN
+
+    chosen = [segmenters.Segmenter(f.__name__, f, {}, {"name": f.__name__}) for f in (front, broken, extractor)]
+    methods, _ = baselines.resolve(["ORIGINAL", "BLACK"], (), None, None)
+    pairs = [(Scan("phantom", {}, lambda: HEAD, True), Scan("again", {}, lambda: HEAD, True))]
+    for _ in range(2):  # a later run, which finds all kept, says the same
+        results = Results("downstream", {}, {}, "")
+        downstream(pairs, methods, chosen, Cache(tmp_path), 0, 1, results, tmp_path, lambda text: None)
+        table = {(r["method"], r["segmenter"]): r for r in results.to_json()["tables"]["methods"]}
+        for segmenter in ("front", "extractor"):
+            lost = table["BLACK", segmenter]
+            assert (lost["scans"], lost["mean_dice"], lost["lowest_dice"], lost["failures"]) == (1, 0, 0, 1)
+            assert table["ORIGINAL", segmenter]["mean_dice"] == 1 and not table["ORIGINAL", segmenter]["failures"]
+        for method in ("ORIGINAL", "BLACK", "RESCAN"):  # asked for, and never done
+            assert table[method, "broken"]["scans"] == 0 and table[method, "broken"]["mean_dice"] is None
+        steps = sorted(f.step for f in results.failures)
+        assert steps == ["broken on the untouched scan", "extractor after BLACK", "front after BLACK"]
 
 
 def test_another_version_of_a_segmenter_finds_nothing_kept() -> None:

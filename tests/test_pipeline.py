@@ -428,3 +428,18 @@ def test_a_mask_that_another_scan_lends_has_to_fit_the_image(case: str, example:
     mask = mask_on(brain, moved, brain.shape, affine)
     found, doubt = lending.lent_mask_fits(Volume(seen[contrast], affine), mask)
     assert found == fits and (doubt is None if says is None else says in str(doubt))
+
+
+@pytest.mark.parametrize("edge", [192, 224])
+def test_a_brain_is_found_in_a_field_of_view_that_is_mostly_air(edge: int, example: Volume) -> None:
+    """As of a head of 2 mm voxels that was padded with zeros; extractors see the whole field of view."""
+    before = [(edge - n) // 2 for n in example.shape]
+    pads = [(b, edge - n - b) for b, n in zip(before, example.shape, strict=True)]
+    shift = np.eye(4)
+    shift[:3, 3] = [-b for b in before]
+    padded = Volume(np.pad(example.data, pads), example.affine @ shift)
+    mask, pose = steps.search_brain(padded, "deepbet")
+    assert not canonical.faults(pose)
+    inner = mask[tuple(slice(b, b + n) for b, n in zip(before, example.shape, strict=True))]
+    own, _ = steps.search_brain(example, "deepbet")
+    assert inner.sum() == mask.sum() and 2 * (inner & own).sum() > 0.97 * (inner.sum() + own.sum())

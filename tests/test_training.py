@@ -342,6 +342,34 @@ def test_processes_share_the_preparation_of_scans(tmp_path: Path, caplog: pytest
     assert seen == [["0", "2"], ["1"]]
 
 
+def test_training_does_not_go_on_from_scans_that_are_gone(tmp_path: Path) -> None:
+    source, run, out = tmp_path / "scans", tmp_path / "run", tmp_path / "new.safetensors"
+    source.mkdir()
+    settings = LoopSettings(steps=1)
+
+    def train_vqvaes() -> None:
+        stages.train_vqvaes(source, run, settings, CPU, 1, None, 0)
+
+    def train_mae() -> None:
+        stages.train_mae(source, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
+
+    for number in range(2):
+        (source / f"sub-{number}_T1w.nii").write_bytes(b"no scan")
+    with pytest.raises(ScanError, match="no prepared scans"):
+        train_vqvaes()
+    with pytest.raises(ScanError, match="no prepared scans"):  # the same scans: it goes on
+        train_vqvaes()
+    torch.save({"vqvae": {}}, run / "vqvae.pt")
+    (source / "sub-1_T1w.nii").unlink()
+    with pytest.raises(SettingsError, match="run was begun with scans that have changed"):
+        train_vqvaes()
+    with pytest.raises(SettingsError, match="run was begun with other scans"):
+        train_mae()
+    (source / "sub-1_T1w.nii").write_bytes(b"somebody else's")
+    with pytest.raises(SettingsError, match="run was begun with scans that have changed"):
+        train_vqvaes()
+
+
 @pytest.mark.thorough
 def test_training_on_scans_starts_from_weights_and_leaves_out_what_is_no_head(tmp_path: Path) -> None:
     source = tmp_path / "scans"

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from cpmae import __version__, brain, canonical
+from cpmae.compare import tissue_threshold
 from cpmae.errors import BrainMaskError, DeviceError, ScanError
 from cpmae.generate import generate_field
 from cpmae.io import header, nifti
@@ -27,6 +29,7 @@ from cpmae.volume import Volume, voxel_sizes, voxel_volume_ml
 MAX_NOT_FINITE = 0.01  # of the brain
 MAX_LIKE_NEIGHBOURS = 0.7  # of the brain's voxels that equal the next one, as labels do; of 8-bit scans a tenth does
 MAX_TURNS = 3  # of a head that lies turned, until what is found is upright
+MOSTLY_HEAD = 0.8  # of the field of view: without the rest an extractor sees no more
 MAX_APART_MM = 15.0  # between the brains of two scans that share a head
 # how sums are split among threads changes their rounding, and so which codes are drawn: always the same number
 DRAWING_THREADS = 2
@@ -118,11 +121,55 @@ def find(
 def search_brain(volume: Volume, extractor: str, device: str = "cpu") -> tuple[NDArray[np.bool_], canonical.Pose]:
     """The brain as an extractor finds it, (X, Y, Z) bool and not checked, and its pose.
 
-    Extractors know upright heads. In others they find most of the brain, with some of what lies beside it: enough to
-    see how the head lies, and to search again with the head turned upright.
+    Extractors look at the whole field of view: where it holds little but air they miss, and look again without that.
 
     Raises:
         BrainMaskError, MissingExtraError: as `brain.extract_brain`.
+    """
+    try:
+        found, failed = _search(volume, extractor, device), None
+        if _may_be_brain(*found, volume):
+            return found
+    except BrainMaskError as error:
+        found, failed = None, error
+    box = _head_box(volume)
+    if box is not None:
+        shift = np.eye(4)
+        shift[:3, 3] = [s.start for s in box]
+        near = Volume(np.ascontiguousarray(volume.data[box]), volume.affine @ shift)
+        with suppress(BrainMaskError):  # then what was found at first is what there is
+            inner, pose = _search(near, extractor, device)
+            if _may_be_brain(inner, pose, near):
+                mask = np.zeros(volume.shape, bool)
+                mask[box] = inner
+                return mask, pose
+    if found is None:
+        assert failed is not None
+        raise failed
+    return found
+
+
+def _may_be_brain(mask: NDArray[np.bool_], pose: canonical.Pose, volume: Volume) -> bool:
+    low, high = brain.VOLUME_RANGE_ML
+    return low <= float(mask.sum()) * voxel_volume_ml(volume.affine) <= high and not canonical.faults(pose)
+
+
+def _head_box(volume: Volume) -> tuple[slice, ...] | None:
+    """Where the largest piece that is brighter than air lies, and 5 voxels about it; None if that is nearly all."""
+    labels, count = ndimage.label(ndimage.binary_opening(volume.data > tissue_threshold(volume.data)))
+    if not count:
+        return None
+    largest = ndimage.find_objects(labels)[int(np.bincount(labels.ravel())[1:].argmax())]
+    box = tuple(slice(max(0, s.start - 5), min(n, s.stop + 5)) for s, n in zip(largest, volume.shape, strict=True))
+    size = np.prod([s.stop - s.start for s in box])
+    return box if size < MOSTLY_HEAD * np.prod(volume.shape) else None
+
+
+def _search(volume: Volume, extractor: str, device: str) -> tuple[NDArray[np.bool_], canonical.Pose]:
+    """One search.
+
+    Extractors know upright heads. In others they find most of the brain, with some of what lies beside it: enough to
+    see how the head lies, and to search again with the head turned upright.
     """
     mask = brain.extract_brain(volume, extractor, device)
     pose = canonical.align(mask, volume.affine)
@@ -290,6 +337,10 @@ def _check_pose(pose: canonical.Pose, allow_unusual: bool, region: str, extracto
         if region == "face":
             allow = "or replace all around the brain (--region nonbrain): where the face is cannot be told from it"
         raise BrainMaskError(f"{'; '.join(found)}; {look}, {allow}")
+    found = [
+        f"{fault}; what it holds besides the brain is kept, a part of the face maybe: look at the result"
+        for fault in found
+    ]
     if pose.rival:
         found.append(
             "the head is not upright in the world of its header; its pose was found from the brain, look at the result"

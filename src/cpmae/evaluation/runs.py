@@ -96,7 +96,8 @@ def run_reidentify(
     learns = any(name.startswith("SQN") for name in names)
     recipe = recipe_of(options, needed=scans is None or learns or options.label_maps is not None)
     if scans is not None:
-        people: list[Person] = population.from_folder(scans, pattern, options.brain_extractor)
+        people, left_out = population.pairs_in_folder(scans, pattern, options.brain_extractor)
+        skipped = skipped + left_out
         who = f"{len(people)} persons with two scans each, in {scans}."
     else:
         count = synthetic or (QUICK_IDENTITIES if options.quick else 200)
