@@ -26,6 +26,7 @@ from pydicom.tag import BaseTag, Tag
 
 from cpmae import metadata_dicom_tags as tags
 from cpmae.io.dicom_mosaic import Mosaic
+from cpmae.metadata_json import METHODS
 from cpmae.options import Options
 
 TABLE = "dicomfields_2026c"
@@ -364,7 +365,7 @@ def _mark(whole: Dataset, identity: Identity, safe_private: bool) -> None:
     codes = list(whole.get("DeidentificationMethodCodeSequence") or [])
     had = [str(code.get("CodeValue")) for code in codes if code.get("CodingSchemeDesignator") == "DCM"]
     if identity.clean:
-        had = [value for value in dict.fromkeys(had) if value in tags.METHODS]
+        had = [value for value in dict.fromkeys(had) if value in METHODS]
         codes = [_code(value) for value in had]  # in the standard's words
     codes += [_code(value) for value in (tags.METHOD_OF[option] for option in options) if value not in had]
     whole.DeidentificationMethodCodeSequence = Sequence(codes)
@@ -382,5 +383,5 @@ def _image_type(whole: Dataset) -> list[str]:
 
 def _code(value: str) -> Dataset:
     code = Dataset()
-    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", tags.METHODS[value]
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", METHODS[value]
     return code

@@ -3,21 +3,6 @@
 from pydicom.charset import python_encoding
 from pydicom.datadict import tag_for_keyword
 
-METHODS = {  # PS3.16, CID 7050
-    "113100": "Basic Application Confidentiality Profile",
-    "113101": "Clean Pixel Data Option",
-    "113102": "Clean Recognizable Visual Features Option",
-    "113103": "Clean Graphics Option",
-    "113104": "Clean Structured Content Option",
-    "113105": "Clean Descriptors Option",
-    "113106": "Retain Longitudinal Temporal Information Full Dates Option",
-    "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
-    "113108": "Retain Patient Characteristics Option",
-    "113109": "Retain Device Identity Option",
-    "113110": "Retain UIDs Option",
-    "113111": "Retain Safe Private Option",
-    "113112": "Retain Institution Identity Option",
-}
 METHOD_OF = {
     **{"visual": "113102", "basic": "113100", "dates": "113107", "patient": "113108", "device": "113109"},
     **{"uids": "113110", "private": "113111"},

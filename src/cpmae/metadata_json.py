@@ -16,7 +16,7 @@ from typing import Any
 from cpmae.options import Options
 
 CLEAN_FEATURES = "113102"
-_DCM_CODES = {  # DICOM PS3.16, CID 7050
+METHODS = {  # DICOM PS3.16, CID 7050
     "113100": "Basic Application Confidentiality Profile",
     "113101": "Clean Pixel Data Option",
     "113102": "Clean Recognizable Visual Features Option",
@@ -170,14 +170,14 @@ def marked(fields: Mapping[str, Any], method: str, before: Any = None) -> dict[s
     """
     codes = [code for code in before if isinstance(code, dict)] if isinstance(before, list) else []
     had = [str(code.get("CodeValue")) for code in codes if code.get("CodingSchemeDesignator") == "DCM"]
-    values = list(dict.fromkeys([*(value for value in had if value in _DCM_CODES), CLEAN_FEATURES]))
+    values = list(dict.fromkeys([*(value for value in had if value in METHODS), CLEAN_FEATURES]))
     return {
         **fields,
-        "DeidentificationMethod": [*(_DCM_CODES[value] for value in values if value != CLEAN_FEATURES), method],
+        "DeidentificationMethod": [*(METHODS[value] for value in values if value != CLEAN_FEATURES), method],
         "DeidentificationMethodCodeSequence": [
             {
                 "CodeValue": value,
-                "CodeMeaning": _DCM_CODES[value],
+                "CodeMeaning": METHODS[value],
                 "CodingSchemeDesignator": "DCM",
                 "CodingSchemeVersion": "01",
             }
