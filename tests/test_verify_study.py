@@ -28,8 +28,15 @@ def test_a_picture_beside_the_pixels_is_a_failure(tmp_path: Path, where: str) ->
     assert len(told) == (where != "nowhere"), check.failures
 
 
+def named(data: Dataset, patient_id: str) -> None:
+    """As `--patient-id` does it."""
+    data.PatientID, data.PatientName = patient_id, f"Deidentified^{patient_id}"
+
+
 HIDDEN = {
     "nothing": (lambda data: None, ""),
+    "the ID that it had, on purpose": (lambda data: named(data, "MRN-0042"), ""),
+    "the ID alone": (lambda data: setattr(data, "PatientID", "MRN-0042"), "the original's PatientID"),
     "the name": (lambda data: setattr(data, "PatientName", "Doe^Jane"), "the original's PatientName"),
     "an overlay": (lambda data: data.add_new(0x60003000, "OW", bytes(512)), "room for one"),
     "private pixels": (lambda data: data.add_new(0x00431001, "OW", data.PixelData), "room for one"),

@@ -10,7 +10,9 @@ from scipy import ndimage
 
 from cpmae import brain, steps
 from cpmae.errors import BrainMaskError, ScanError
+from cpmae.io.nifti import NiftiScan
 from cpmae.options import Options
+from cpmae.shared_mask import FoundBrain, mask_on
 from cpmae.volume import Volume
 
 # Dice of such a mask with the brain that is seen. Of one head's scans 0.96 and more, half a head 0.86; a mask 10 mm off
@@ -49,6 +51,19 @@ def lent_mask_fits(volume: Volume, mask: NDArray[np.bool_]) -> tuple[bool, str |
         f"the brain mask of another scan does not fit (Dice {dice:.2f} with the brain that is seen); "
         "the headers may be wrong, or somebody moved"
     )
+
+
+def taken_over(lent: FoundBrain, scan: NiftiScan, compared: bool) -> tuple[NDArray[np.bool_] | None, str | None]:
+    """A brain's mask on the grid of a scan of its world, None if it does not fit; and what to tell the user.
+
+    Args:
+        compared: see whether it fits.
+    """
+    mask = mask_on(lent.mask, lent.affine, scan.stored.shape, scan.affine)
+    if not compared:
+        return mask, None
+    fits, doubt = lent_mask_fits(scan.scaled(), mask)
+    return mask if fits else None, doubt
 
 
 def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -127,26 +127,32 @@ def search_brain(volume: Volume, extractor: str, device: str = "cpu") -> tuple[N
         BrainMaskError, MissingExtraError: as `brain.extract_brain`.
     """
     try:
-        found, failed = _search(volume, extractor, device), None
-        if _may_be_brain(*found, volume):
-            return found
-    except BrainMaskError as error:
-        found, failed = None, error
+        found = _search(volume, extractor, device)
+    except BrainMaskError:
+        near = _search_near(volume, extractor, device)
+        if near is None:
+            raise
+        return near
+    return found if _may_be_brain(*found, volume) else _search_near(volume, extractor, device) or found
+
+
+def _search_near(volume: Volume, extractor: str, device: str) -> tuple[NDArray[np.bool_], canonical.Pose] | None:
+    """The search in the head's own box; None where that is nearly all there is, or holds no brain either."""
     box = _head_box(volume)
-    if box is not None:
-        shift = np.eye(4)
-        shift[:3, 3] = [s.start for s in box]
-        near = Volume(np.ascontiguousarray(volume.data[box]), volume.affine @ shift)
-        with suppress(BrainMaskError):  # then what was found at first is what there is
-            inner, pose = _search(near, extractor, device)
-            if _may_be_brain(inner, pose, near):
-                mask = np.zeros(volume.shape, bool)
-                mask[box] = inner
-                return mask, pose
-    if found is None:
-        assert failed is not None
-        raise failed
-    return found
+    if box is None:
+        return None
+    shift = np.eye(4)
+    shift[:3, 3] = [s.start for s in box]
+    near = Volume(np.ascontiguousarray(volume.data[box]), volume.affine @ shift)
+    try:
+        inner, pose = _search(near, extractor, device)
+    except BrainMaskError:  # what the first search found or said counts
+        return None
+    if not _may_be_brain(inner, pose, near):
+        return None
+    mask = np.zeros(volume.shape, bool)
+    mask[box] = inner
+    return mask, pose
 
 
 def _may_be_brain(mask: NDArray[np.bool_], pose: canonical.Pose, volume: Volume) -> bool:

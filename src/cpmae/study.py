@@ -29,7 +29,7 @@ from cpmae.io.nifti import NiftiScan
 from cpmae.io.together import Writer, check_outputs, write_together
 from cpmae.metadata_dicom import Identity, deidentify_header
 from cpmae.options import Options
-from cpmae.shared_mask import FoundBrain, given_mask, lender, mask_on
+from cpmae.shared_mask import FoundBrain, given_mask, lender
 
 if TYPE_CHECKING:
     from cpmae import steps
@@ -352,15 +352,10 @@ def _lent(
     mask = drawn = None
     head = own or lender(run.heads.get(series.world, []), stack.shape, stack.affine)
     if head:
-        mask, drawn = mask_on(head.mask, head.affine, stack.shape, stack.affine), head.drawn
-        if not compared:
-            return mask, drawn, False
-        fits, doubt = lending.lent_mask_fits(scan.scaled(), mask)
+        mask, doubt = lending.taken_over(head, scan, compared)
         text = f"{series.name}: {doubt}"
         run.warnings += [text] if doubt and text not in run.warnings else []
-        if fits:
-            return mask, drawn, False
-        return None, drawn.elsewhere(), True
+        return mask, head.drawn.elsewhere() if mask is None else head.drawn, mask is None
     if run.given_mask:
         mask = given_mask(run.given_mask, scan)
     elif t1w_score(series) < 2:

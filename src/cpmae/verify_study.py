@@ -16,10 +16,8 @@ from cpmae.io.dicom import Series, t1w_score
 from cpmae.io.dicom_volumes import Stack, frames_of, stacks_of
 from cpmae.io.nifti import NiftiScan
 from cpmae.metadata_dicom import pictures_of
-from cpmae.shared_mask import FoundBrain, given_mask, lender, mask_on
+from cpmae.shared_mask import FoundBrain, given_mask, lender
 from cpmae.verify import Verification, verify
-
-_IDENTITY = ("PatientName", "PatientID")
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,8 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
         volumes, failures, own, in_world = [], _same_study(old, new), None, brains.setdefault(old.world, [])
         for (scan, stack), (other, _) in zip(_scans(old), _scans(new), strict=True):
             lent, middle = own or lender(in_world, stack.shape, stack.affine), motion.middle(scan.stored, stack.affine)
-            mask = mask_on(lent.mask, lent.affine, stack.shape, stack.affine) if lent else None
-            if mask is not None and (own is None or motion.has_moved(own.middle, middle)):  # all as `study` did
-                mask = mask if lending.lent_mask_fits(scan.scaled(), mask)[0] else None
+            compared = own is None or motion.has_moved(own.middle, middle)  # all as `study` did
+            mask = lending.taken_over(lent, scan, compared)[0] if lent else None
             is_own = mask is None
             if mask is None and brain_mask and not lent:
                 mask = given_mask(brain_mask, scan)
@@ -124,11 +121,13 @@ def _same_study(old: Series, new: Series) -> list[str]:
         failures.append("instances have the UIDs of the original")
     marked = alone = True
     names: set[str] = set()
-    identities = [{str(i.header.get(k, "")) for i in old.instances} - {""} for k in _IDENTITY]
+    before = {k: {str(i.header.get(k, "")) for i in old.instances} - {""} for k in ("PatientName", "PatientID")}
     for whole in (dicom.read_whole(i.path) for i in new.instances):
         marked, alone = marked and _marked(whole), alone and not pictures_of(whole)
-        if whole.get("PatientIdentityRemoved") == "YES":
-            names |= {k for k, said in zip(_IDENTITY, identities, strict=True) if str(whole.get(k, "")) in said}
+        # an ID that somebody gave, and may have had before, makes the name as well
+        given = str(whole.get("PatientName", "")) == f"Deidentified^{whole.get('PatientID', '')}"
+        if whole.get("PatientIdentityRemoved") == "YES" and not given:
+            names |= {keyword for keyword, said in before.items() if str(whole.get(keyword, "")) in said}
     if not marked:
         failures.append("instances lack the mark of recognizable features removed (0012,0064) or (0028,0302)")
     if not alone:

@@ -1,6 +1,5 @@
 """Who is to be recognised: persons with two scans each, synthetic ones or those of a folder."""
 
-import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ from cpmae.errors import ScanError
 from cpmae.evaluation.identities import Head, Recipe, identity
 from cpmae.io import nifti
 
-log = logging.getLogger(__name__)
 TRAINING_NUMBER = 1_000_000  # identities from here on teach attackers and are never in a test
 _NO_SCANS = ("derivatives", "sourcedata")  # folders of BIDS with what was made of scans, or what they were made of
 _MAPS = ("_mask", "_defacemask", "_dseg", "_probseg")  # a mask is no scan, and recognises nobody
@@ -51,14 +49,6 @@ class Person:
 def synthetic(recipe: Recipe, numbers: range) -> list[Person]:
     """Identities of the generator."""
     return [Person(f"synthetic {n:04d}", *(_drawn(recipe, n, session) for session in (0, 1))) for n in numbers]
-
-
-def from_folder(folder: Path, pattern: str = "*.nii*", brain_extractor: str = "deepbet") -> list[Person]:
-    """`pairs_in_folder`, and a warning for each person who is left out."""
-    people, left_out = pairs_in_folder(folder, pattern, brain_extractor)
-    for name, reason in left_out:
-        log.warning("%s is left out: %s", name, reason)
-    return people
 
 
 def pairs_in_folder(

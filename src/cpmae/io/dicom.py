@@ -243,7 +243,7 @@ def image_type(header: Dataset, keyword: str = "ImageType") -> list[str]:
     return [str(v).upper() for v in ([value] if isinstance(value, str) else value)]
 
 
-def _sorts(header: Dataset) -> Iterator[str]:
+def _said_of(header: Dataset) -> Iterator[str]:
     """What an image says that it is; an enhanced one says it of its frames, and how these were computed, too."""
     groups = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
     frames = (f for name in groups for g in header.get(name) or [] for f in g.get("MRImageFrameTypeSequence") or [])
@@ -263,7 +263,7 @@ def no_head(series: Series) -> str | None:
         return f"it shows no head but {part} (BodyPartExamined)"
     if first.SOPClassUID not in ENHANCED and not any(i.header.get("ImagePositionPatient") for i in series.instances):
         return "its pictures say not where they lie, and make no volume"
-    sorts = {v for i in series.instances for v in _sorts(i.header)}
+    sorts = {v for i in series.instances for v in _said_of(i.header)}
     for written, what in _SORTS.items():
         for value in sorted(sorts):
             if written.fullmatch(value):
