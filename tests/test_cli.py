@@ -347,7 +347,7 @@ def test_a_full_stdout_is_told_of_and_the_result_is_there(base: Path, tmp_path: 
     with open("/dev/full", "w") as full:
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert ran.returncode == 1 and "Traceback" not in ran.stderr
-    assert ran.stderr.startswith("cpmae: all is written but this account of it")
+    assert ran.stderr.startswith("cpmae: everything was written but this account of it")
     assert out.stat().st_size > 1000
 
 
@@ -503,12 +503,12 @@ def test_brain_mask_and_the_mask_that_is_saved(base: Path, tmp_path: Path) -> No
         assert mask.header[field] == scan.header[field]  # type: ignore[index]
 
 
-def test_brain_extractor(base: Path, tmp_path: Path) -> None:
+def test_brain_extractor_and_its_name_without_its_path(base: Path, tmp_path: Path) -> None:
     put(tmp_path / "found.nii.gz", mask_bytes(BRAIN))
-    tool = f"command:sh -c 'test -f {{input}} && cp {tmp_path / 'found.nii.gz'} {{mask}}'"
+    tool = f"command:/bin/sh -c 'test -f {{input}} && cp {tmp_path / 'found.nii.gz'} {{mask}}'"
     ran = again(base, tmp_path / "out.nii", "--brain-extractor", tool, "--json")
     assert (tmp_path / "out.nii").read_bytes() == (base / "plain.nii").read_bytes()
-    assert json.loads(ran.stdout)["brain_extractor"] == tool
+    assert json.loads(ran.stdout)["brain_extractor"] == "command:sh"
 
 
 def test_weights_and_device(base: Path, tmp_path: Path) -> None:
@@ -668,6 +668,16 @@ def test_verify_with_an_extractor(pair: Path) -> None:
     put(pair / "found.nii.gz", mask_bytes(BRAIN))
     tool = f"command:sh -c 'test -f {{input}} && cp {pair / 'found.nii.gz'} {{mask}}'"
     assert run("verify", pair / "scan.nii", pair / "new.nii", "--brain-extractor", tool).exit_code == 0
+
+
+def test_verify_says_nothing_of_a_result_by_what_is_no_brain(pair: Path) -> None:
+    leaks = BRAIN.copy()
+    leaks[10:46, 50:70, 12:30] = True  # both orbits and the root of the nose
+    put(pair / "found.nii.gz", mask_bytes(leaks))
+    tool = f"command:sh -c 'test -f {{input}} && cp {pair / 'found.nii.gz'} {{mask}}'"
+    ran = run("verify", pair / "scan.nii", pair / "new.nii", "--brain-extractor", tool)
+    assert ran.exit_code == 1 and not ran.stdout
+    assert "command:sh found no plausible brain" in ran.stderr and "--brain-mask" in ran.stderr
 
 
 @pytest.mark.thorough

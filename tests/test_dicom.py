@@ -319,7 +319,7 @@ AROUND = "what lies around it too (ImageType"
         ),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "a colour picture (PALETTE COLOR)"),
         ({"SamplesPerPixel": 3}, "a colour picture"),
-        ({"ImagePositionPatient": None}, "say not where they lie"),
+        ({"ImagePositionPatient": None}, "do not say where they lie"),
     ],
 )
 def test_what_is_no_head_volume(tmp_path: Path, change: dict, words: str) -> None:
@@ -369,7 +369,7 @@ def test_three_planes_are_no_volume_and_a_head_is_one(tmp_path: Path) -> None:
         ({"HighBit": 12}, "12 bits up to bit 12"),
         ({"BitsAllocated": 64}, "12 bits in cells of 64"),
         ({"LossyImageCompression": "01"}, "compressed with losses before"),
-        ({"ImagePositionPatient": None}, "says not where it lies"),
+        ({"ImagePositionPatient": None}, "does not say where it lies"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "not at right angles"),
         ({"RescaleSlope": 0}, "a slope of 0"),
         ({"RescaleSlope": "NaN"}, "a slope of nan"),
@@ -403,7 +403,7 @@ def test_a_pipe_among_the_files_is_not_waited_for(tmp_path: Path) -> None:
     search = threading.Thread(target=lambda: found.extend(dicom.find_series(tmp_path)[1]), daemon=True)
     search.start()
     search.join(30)
-    assert [(left.name, left.reason) for left in found] == [("pipe", "pipe is no DICOM file")]
+    assert [(left.name, left.reason) for left in found] == [("pipe", "pipe is not a DICOM file")]
 
 
 def test_phase_beside_magnitude_is_told_by_the_whole_object_too(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cpmae.compare import dice
 from cpmae.errors import WeightsError
 from cpmae.evaluation.meshnet import (
     _forward,
@@ -16,7 +17,6 @@ from cpmae.evaluation.meshnet import (
     segment,
     segment_conformed,
 )
-from cpmae.evaluation.overlap import dice
 from cpmae.volume import Volume
 
 SHARED = Path(os.environ.get("CPMAE_SHARED", Path(__file__).parents[2] / "shared"))

@@ -74,6 +74,10 @@ CASES: list[tuple[str, Any, bool]] = [
     ("PatientName", "Doe^Jane", False),
     ("ProtocolName", "Doe t1", False),
     ("AcquisitionTime", "10:11:12", False),
+    ("SeriesNumber", 3001, True),
+    ("SeriesNumber", 20250618, False),
+    ("AcquisitionNumber", 20250618101112.0, False),
+    ("EchoTime", float("nan"), False),
     ("DeviceSerialNumber", "167024", False),
     ("whatever", 1, False),
 ]

@@ -121,7 +121,7 @@ def other_count(data: pydicom.Dataset, k: int) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (no_count, "says not of how many slices"),
+        (no_count, "does not say of how many slices"),
         (other_count, "of 20 slices in 432 rows and 336 columns"),
         (damaged_csa, "damaged CSA header"),
         (lambda data, k: data.pop("SpacingBetweenSlices"), "how far apart slices are"),

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from cpmae.evaluation.overlap import dice, hd95, label_dice, mean_dice
+from cpmae.compare import dice
+from cpmae.evaluation.overlap import hd95, label_dice, mean_dice
 
 
 @pytest.mark.parametrize(

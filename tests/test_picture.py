@@ -121,7 +121,7 @@ def test_slices_are_upright_in_world_directions(flips, plane, expected):
         mask = np.zeros(data.shape, bool)
         mask[18:23, 18:23, 18:23] = True
         image, outline, _ = _world_slice(
-            Volume(data, affine), mask, plane, 1.0, _inside_brain(mask, affine, plane, 0.5)
+            Volume(data, affine), mask, plane, 1.0, _inside_brain(mask, affine, plane, 0.5), 0.0
         )
         row, column = np.unravel_index(image.argmax(), image.shape)
         middle = np.array(np.nonzero(outline > 0.5)).mean(axis=1)
@@ -129,10 +129,19 @@ def test_slices_are_upright_in_world_directions(flips, plane, expected):
         assert moved[expected[direction]] == pytest.approx(12, abs=1)
 
 
+def test_past_the_field_of_view_it_is_as_dark_as_air():
+    volume, mask = ball()  # tilted, so that corners of the picture lie past it
+    below = Volume(volume.data.astype(np.float32) - 1000, volume.affine)
+    image, outline, _ = _world_slice(below, mask, 0, 1.0, _inside_brain(mask, volume.affine, 0, 0.5), -995.0)
+    assert image[0, 0] == -995 and outline[0, 0] == 0 and image.max() < -600
+
+
 def test_slices_keep_millimetres_on_anisotropic_grids():
     affine = np.diag([1.0, 0.5, 3.0, 1.0])
     whole = np.ones((30, 60, 10), bool)
-    image, outline, _ = _world_slice(Volume(whole * 1.0, affine), whole, 0, 1.0, _inside_brain(whole, affine, 0, 0.5))
+    image, outline, _ = _world_slice(
+        Volume(whole * 1.0, affine), whole, 0, 1.0, _inside_brain(whole, affine, 0, 0.5), 0.0
+    )
     assert image.shape == (30, 30)  # 10 * 3 mm high, 60 * 0.5 mm wide
     assert outline.shape == image.shape
 

@@ -335,11 +335,65 @@ def test_a_header_without_orientation_is_told_of(model: HeadModel, plain: pipeli
     assert not any(told in w for w in plain.warnings)
 
 
+def test_arguments_are_looked_at_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "search_brain", lambda *_: pytest.fail("the brain was searched for first"))
+    for options in ({"region": "Face"}, {"margin_mm": 31.0}, {"margin_mm": float("nan")}, {"seed": -1}, {"fat": "no"}):
+        with pytest.raises(ValueError, match="choose"):
+            pipeline.deidentify(scan_of(), **options)  # type: ignore[arg-type]
+    with pytest.raises(BrainMaskError, match="is given as a path"):
+        pipeline.deidentify(scan_of(), brain_mask="mask.nii.gz")
+
+
+def test_an_image_whose_file_was_cut_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    nib.Nifti1Image(scan_of().stored, scan_of().affine).to_filename(tmp_path / "a.nii")
+    (tmp_path / "a.nii").write_bytes((tmp_path / "a.nii").read_bytes()[:9999])
+    with pytest.raises(ScanError, match="the voxels of the image cannot be read"):
+        pipeline.deidentify(nib.load(tmp_path / "a.nii"))
+
+
+def test_a_mask_may_be_an_image_and_then_its_place_counts(model: HeadModel, plain: pipeline.Deidentified) -> None:
+    scan, mask = scan_of(), brain_of().astype(np.uint8)
+    image = nib.Nifti1Image(mask, scan.affine)
+    for given in (image, nifti.from_image(image), Volume(mask, scan.affine)):
+        assert np.array_equal(run(scan, given, model).image.stored, plain.image.stored)
+    away = scan.affine.copy()
+    away[0, 3] += 4
+    for given in (nib.Nifti1Image(mask, away), Volume(mask, away)):
+        with pytest.raises(BrainMaskError, match="the brain mask lies 4 mm off the scan's grid"):
+            run(scan, given, model)
+
+
+@pytest.mark.parametrize(
+    ("codes", "change", "told", "qfac"),
+    [
+        ((1, 1), (1, 1, 1, 0), None, None),
+        ((1, 1), (1, 1, 1, 8), "place the scan 8 mm apart", None),
+        ((2, 1), (1, 1, 1, 8), None, None),
+        ((2, 1), (-1, 1, 1, 0), "mirror images", None),
+        ((1, 0), (-1, 1, 1, 0), None, None),
+        ((1, 1), (1, 1, 1, 8), "place the scan 8 mm apart", 0),
+        ((1, 1), (1, 1, 1, 8), None, -2),
+    ],
+)
+def test_a_header_with_two_orientations_is_told_of(
+    codes: tuple, change: tuple, told: str | None, qfac: int | None
+) -> None:
+    given = scan_of().header.copy()
+    *scale, shift = change
+    other = given.get_best_affine() @ np.diag([*scale, 1])
+    other[0, 3] += shift
+    given.set_qform(other)
+    given["sform_code"], given["qform_code"] = codes
+    given["pixdim"][0] = given["pixdim"][0] if qfac is None else qfac  # 0 is 1, and others are none
+    found = header.doubts(given)
+    assert (told is None and not found) or (len(found) == 1 and told in found[0] and "the sform counts" in found[0])
+
+
 @pytest.mark.parametrize(
     ("volume", "says"),
     [
-        (Volume(np.zeros((20, 20, 20), np.int64), np.eye(4)), "int64 is no scan, convert"),
-        (Volume(np.zeros((20, 20, 20), np.float16), np.eye(4)), "float16 is no scan"),
+        (Volume(np.zeros((20, 20, 20), np.int64), np.eye(4)), "int64 is not a scan, convert"),
+        (Volume(np.zeros((20, 20, 20), np.float16), np.eye(4)), "float16 is not a scan"),
         (Volume(np.zeros((20, 20, 20), np.int16), np.diag([0.0, 1, 1, 1])), "affine"),
         (Volume(np.zeros((20, 20, 20), np.int16), np.full((4, 4), np.nan)), "affine"),
         (nib.Nifti1Image(np.zeros((20, 20, 20), np.int16), None), "no affine"),

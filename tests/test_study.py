@@ -23,10 +23,15 @@ from pydicom import uid
 from test_cli import contents, run
 from test_metadata_dicom import Plants
 
-from cpmae.errors import OutputError
+from cpmae import study as study_module
+from cpmae.errors import BrainMaskError, OutputError, ScanError
 from cpmae.io.dicom import find_series, t1w_score
-from cpmae.shared_mask import mask_on
+from cpmae.io.nifti import from_volume
+from cpmae.options import Options
+from cpmae.shared_mask import given_mask, mask_on
 from cpmae.study import _put_in_place
+from cpmae.verify_study import verify_study
+from cpmae.volume import Volume
 
 DATA, BRAIN = phantom.head()
 STORED = np.rint(DATA * 8).astype(np.uint16)
@@ -99,7 +104,7 @@ def test_both_head_series_come_back_and_the_rest_is_listed(study: dict[str, Any]
     }
     left = {item["name"]: item["reason"] for item in account["left_out"]}
     assert "Secondary Capture" in left["capture.dcm"] and "SR" in left["sr.dcm"]
-    assert "Spectroscopy" in left["spectrum.dcm"] and "no DICOM file" in left["notes.txt"]
+    assert "Spectroscopy" in left["spectrum.dcm"] and "not a DICOM file" in left["notes.txt"]
     assert "localizer" in left["series 1 (t1_mprage)"] and "colour" in left["series 1 (FA colour)"]
     assert "cut off" in left["loc/broken.dcm"]
     assert [item["name"] for item in account["failed"]] == ["series 9 (t1_mprage)"]
@@ -336,8 +341,8 @@ def folder(tmp_path: Path) -> Path:
         ("none/out", (), "none does not exist, make it"),
         ("file", ("--overwrite",), "file is a file and the input a folder"),
         ("full", (), "full is not empty"),
-        ("foreign", ("--overwrite",), "holds thesis.pdf, which is no result"),
-        ("full", ("--overwrite",), "holds other.dcm, which is no result"),  # somebody's originals
+        ("foreign", ("--overwrite",), "holds thesis.pdf, which is not a result"),
+        ("full", ("--overwrite",), "holds other.dcm, which is not a result"),  # somebody's originals
         ("out", ("--picture", "p.jpg"), "p.jpg does not end in .png"),
         ("out", ("--save-brain-mask", "m.txt"), "m.txt does not end in .nii"),
         ("out", ("--brain-mask", "none.nii"), "none.nii does not exist"),
@@ -378,7 +383,7 @@ def test_folders_without_a_head(tmp_path: Path) -> None:
         ("holds no files", None, b""),
         ("holds no DICOM file among its 1", "notes.txt", b"hello"),
         (
-            "no head series that can be de-identified (capture.dcm: no MR image but Secondary Capture",
+            "no head series that can be de-identified (capture.dcm: not an MR image but Secondary Capture",
             "capture.dcm",
             None,
         ),
@@ -410,6 +415,48 @@ def test_one_mask_for_two_worlds_is_refused(folder: Path) -> None:
     dp.classic(folder / "in" / "b", STORED[:, :, :12], AFFINE, FrameOfReferenceUID=uid.generate_uid())
     ran = run("deidentify", folder / "in", folder / "out", "--brain-mask", mask_file(folder))
     assert ran.exit_code == 1 and "several patients, studies or frames of reference" in ran.stderr
+
+
+@pytest.mark.parametrize("suffix", [".mgz", ".hdr"])
+def test_the_mask_may_have_any_form(tmp_path: Path, suffix: str) -> None:
+    kind = nib.MGHImage if suffix == ".mgz" else nib.Nifti1Pair
+    kind(BRAIN.astype(np.uint8), AFFINE).to_filename(tmp_path / f"mask{suffix}")
+    scan = from_volume(Volume(STORED, AFFINE))
+    assert np.array_equal(given_mask(tmp_path / f"mask{suffix}", scan), BRAIN)
+    nib.Nifti1Image(np.stack([BRAIN] * 2, -1).astype(np.uint8), AFFINE).to_filename(tmp_path / "two.nii")
+    with pytest.raises(BrainMaskError, match="holds 2 volumes"):
+        given_mask(tmp_path / "two.nii", scan)
+
+
+@pytest.mark.thorough
+def test_a_series_that_fails_lends_nothing_and_shows_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who checks the result finds masks by the series that are in it."""
+    write = study_module._write
+
+    def failing(run: Any, series: Any, folder: Path, new: Any) -> None:
+        if series.number == 1:
+            raise ScanError("does not read back")
+        write(run, series, folder, new)
+
+    monkeypatch.setattr(study_module, "_write", failing)
+    dp.classic(tmp_path / "in" / "a", STORED, AFFINE, SeriesNumber=1)
+    dp.classic(tmp_path / "in" / "b", STORED + 9, AFFINE, SeriesNumber=2, SeriesDescription="t2 tse", EchoTime=90)
+    done = study_module.deidentify_study(
+        tmp_path / "in", tmp_path / "out", Options(), brain_mask=mask_file(tmp_path), picture=tmp_path / "both.png"
+    )
+    assert [item.reason for item in done.failed] == ["does not read back"] and (tmp_path / "both.png").exists()
+    assert [e["volumes"][0]["brain_extractor"] for e in done.account["series"]] == ["given mask"]
+    (check,) = verify_study(tmp_path / "in", tmp_path / "out", mask_file(tmp_path), "deepbet")
+    assert check.ok, check.failures
+
+
+def test_files_without_a_uid_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    for path in dp.classic(tmp_path, STORED, AFFINE)[5:9]:
+        data = pydicom.dcmread(path)
+        data.SOPInstanceUID = ""
+        data.save_as(path)
+    (series,), left = find_series(tmp_path)
+    assert len(series.instances) == STORED.shape[2] and not left
 
 
 def test_the_t1w_goes_first(tmp_path: Path) -> None:

@@ -3,17 +3,20 @@
 import json
 import os
 import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import phantom
 import pytest
 from conftest import put
 from scipy import ndimage
 
+from cpmae import metadata
 from cpmae.compare import tissue_threshold
-from cpmae.io import nifti
+from cpmae.io import forms, nifti
 from cpmae.verify import Verification, verify, verify_files
 
 
@@ -243,6 +246,43 @@ def test_a_result_that_holds_more_than_brain_and_head_fails(tmp_path: Path, what
     found = verify_files(first, second, mask)
     assert found.ok == (not says), found.failures
     assert not says or re.search(says, found.failures[0])
+
+
+FORMS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "pair": ("b.hdr", lambda path: None, ""),
+    "pair, header": ("b.hdr", lambda path: add(path, b"Doe, Jane"), "b.img holds what"),
+    "pair, voxels": ("b.hdr", lambda path: add(path.with_suffix(".img"), b"the whole original"), "18 bytes follow"),
+    "mgh": ("b.mgh", lambda path: None, ""),
+    "mgh, tag": ("b.mgh", lambda path: add(path, struct.pack(">iq", 3, 9) + b"Doe, Jane"), "b.mgh holds what"),
+    "mgh, head": ("b.mgh", lambda path: put(path, path.read_bytes()[:200] + b"Doe" + path.read_bytes()[203:]), "holds"),
+}
+
+
+def add(path: Path, more: bytes) -> None:
+    path.write_bytes(path.read_bytes() + more)
+
+
+@pytest.mark.parametrize("cleaned", [True, False])
+@pytest.mark.parametrize("what", FORMS)
+def test_results_of_other_forms_hold_nothing_more_either(tmp_path: Path, what: str, cleaned: bool) -> None:
+    name, change, says = FORMS[what]
+    original, result, mask = pair("RAS", phantom.STORAGES[1])
+    source = tmp_path / name.replace("b", "a")
+    kind = nib.MGHImage if name.endswith("mgh") else nib.Nifti1Pair
+    kind(original.stored.astype(np.int16), phantom.ras_affine()).to_filename(source)
+    if name.endswith("mgh"):
+        add(source, struct.pack(">iq", 3, 9) + b"by Roe, R")
+    run = forms.open_scan(source)
+    marked = (metadata.clean_nifti(run) if cleaned else run).marked("de-identified by cpmae 0.1.0")
+    for path, write in forms.writers(tmp_path / name, marked, [result.stored.astype(np.int16)]):
+        write(path)
+    change(tmp_path / name)
+    found = verify_files(source, tmp_path / name, mask)
+    assert found.ok == (not says), found.failures
+    assert not says or any(re.search(says, text) for text in found.failures)
+    files = forms.files_of(source)
+    same = verify_files(files[0], files[-1], mask)
+    assert not same.separate_files
 
 
 def test_a_pair_the_wrong_way_round_is_refused(tmp_path: Path) -> None:

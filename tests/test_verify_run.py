@@ -115,6 +115,14 @@ def test_a_copy_of_a_stripped_run_is_refused_and_an_empty_volume_is_not(tmp_path
     assert not found.ok and found.unchanged_volumes == (0, 1, 3)
 
 
+def test_a_copy_of_a_stripped_run_with_a_nan_is_refused(tmp_path: Path) -> None:
+    stripped = np.where(BRAIN[..., None], arrays()[0], 0).astype(np.float32)
+    stripped[0, 0, 0] = np.nan
+    path = put(tmp_path / "a.nii", phantom.nifti_bytes_of(stripped, phantom.ras_affine()))
+    found = check((path, put(tmp_path / "b.nii", path.read_bytes())))
+    assert not found.ok and found.unchanged_volumes == tuple(range(COUNT))
+
+
 def test_a_rescaled_original_is_no_other_head(tmp_path: Path) -> None:
     original, _ = arrays()
 

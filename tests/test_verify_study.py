@@ -57,6 +57,18 @@ def test_what_was_put_back_is_a_failure(tmp_path: Path, what: str) -> None:
     assert len(others) == bool(says) and all(says in text for text in others), check.failures
 
 
+def test_a_header_that_breaks_the_standard_is_no_crash(tmp_path: Path) -> None:
+    path = dp.enhanced(tmp_path / "in" / "e.dcm", STORED, AFFINE)
+    data = pydicom.dcmread(path)
+    for group in data.PerFrameFunctionalGroupsSequence:
+        del group.PlanePositionSequence
+        group.add_new(0x00209113, "LO", "text and no sequence")
+    data.save_as(path)
+    dp.classic(tmp_path / "out", STORED, AFFINE)
+    (check,) = verify_study(tmp_path / "in", tmp_path / "out", mask_file(tmp_path), "deepbet")
+    assert "no such series in the original" in check.failures[0]
+
+
 def test_a_file_beside_the_series_is_a_failure(tmp_path: Path) -> None:
     for path in dp.classic(tmp_path / "in", STORED, AFFINE):
         data = pydicom.dcmread(path)

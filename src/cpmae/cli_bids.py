@@ -93,7 +93,7 @@ def bids(
     if sys.platform == "win32":  # which lacks the locks that tell the living from the dead
         raise SettingsError("cpmae bids does not run on Windows, use Linux, macOS or the Windows Subsystem for Linux")
     from cpmae.bids import app
-    from cpmae.bids.dataset import LEFT_OUT
+    from cpmae.bids.dataset import LEFT_OUT, dated_labels
     from cpmae.bids.key import read_key
     from cpmae.bids.plan import Settings
     from cpmae.io.bids import choose, find
@@ -139,10 +139,15 @@ def bids(
             f"people whose scans have different heads: {several}; do all scans of a person in one run, or every run "
             "with the same --subject-key FILE and options"
         )
+    if dated := dated_labels(scans):
+        which = f"{dated[0]}{f' and {len(dated) - 1} more' if len(dated) > 1 else ''}"
+        typer.echo(f"labels that may be dates, which the names of results keep: {which}; rename them before you share")
     if pictures:
         typer.echo(f"{pictures / 'index.html'}: look at every scan; keep this folder as private as the scans")
     if failed:
-        typer.echo(f"cpmae: {failed} scans failed, see {output_dir / 'failures.tsv'}", err=True)
+        typer.echo(
+            f"cpmae: {failed} {'scan' if failed == 1 else 'scans'} failed, see {output_dir / 'failures.tsv'}", err=True
+        )
     raise typer.Exit(1 if failed else 0)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
@@ -187,6 +187,25 @@ def most_common(values: NDArray) -> Any:
     """The background of a masked or zero-padded scan; of a thinned copy, for speed."""
     found, counts = np.unique(values[:: max(1, values.size // 2**16)], return_counts=True)
     return found[counts.argmax()] if found.size else 0
+
+
+def dice(a: ArrayLike, b: ArrayLike) -> float:
+    """Dice coefficient of two masks, 2 |a and b| / (|a| + |b|).
+
+    Args:
+        a, b: any shape, the same for both; nonzero is inside.
+
+    Returns:
+        0 to 1; nan where both masks are empty, since nothing was there to agree on.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    first, second = np.asarray(a) != 0, np.asarray(b) != 0
+    if first.shape != second.shape:
+        raise ValueError(f"both masks must lie on one grid, got shapes {first.shape} and {second.shape}")
+    total = np.count_nonzero(first) + np.count_nonzero(second)
+    return 2.0 * np.count_nonzero(first & second) / total if total else math.nan
 
 
 def share(equal: NDArray[np.bool_], where: NDArray[np.bool_]) -> float | None:

@@ -1,18 +1,17 @@
 """A scan in one file, de-identified into another: what single runs, data sets and batches share."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cpmae import __version__, metadata, metadata_json
 from cpmae.brain import load_brain_mask
 from cpmae.io import forms, nifti
 from cpmae.io.mask import mask_scan
-from cpmae.io.run import NiftiRun, RunMean
+from cpmae.io.run import RunMean
 from cpmae.io.sidecar import dumped, sidecar_of
 from cpmae.io.sidecar import read as read_sidecar
 from cpmae.io.together import Writer, check_outputs, text_writer, write_together
@@ -23,10 +22,6 @@ if TYPE_CHECKING:
     from cpmae.pipeline import Deidentified
     from cpmae.pipeline_run import DeidentifiedRun
     from cpmae.steps import Head
-    from cpmae.volume import Volume
-
-    # the result, the input under its header, what makes its volumes, and what gives the input's mean volume
-    _Done = tuple[Deidentified | DeidentifiedRun, NiftiRun, Callable[[], Iterator[NDArray]], Callable[[], Volume]]
 
 
 def deidentify_file(
@@ -85,18 +80,31 @@ def deidentify_file(
         options = options.for_sequence(said)
         fields = metadata_json.sidecar(said, options, f"cpmae {__version__}")
     mask = load_brain_mask(brain_mask, run.shape, run.affine) if brain_mask else None
-    done = _run if run.count > 1 else _scan
-    result, marked, volumes, before = done(run, options, mask, weights, head, tell)
+    result: Deidentified | DeidentifiedRun
+    if run.count > 1:
+        from cpmae.pipeline_run import deidentify_run  # and with it torch, after the questions that need none
+
+        result = deidentify_run(run, options, brain_mask=mask, weights=weights, head=head, progress=tell)
+        made, mean = result.volumes(), result.mean
+    else:
+        from cpmae.pipeline import deidentify_scan
+
+        scan = run.only()
+        result = deidentify_scan(scan, options, brain_mask=mask, weights=weights, head=head, progress=tell)
+        made, mean = iter([result.image.stored]), scan.scaled()
+    from cpmae.steps import MARK
+
+    marked = (metadata.clean_nifti(run) if options.clean_metadata else run).marked(MARK)
     tell("writing")
     # The result takes its name last: where it is, all the rest is too, and where anything failed it is not.
     files: list[tuple[Path, Writer]] = []
-    made, late = volumes(), []
+    late = []
     if picture:
         from cpmae.report.picture import before_after
 
         after = RunMean(marked)
         made = after.added(made)  # so that the volumes are made once
-        late = [(picture, lambda path: before_after(before(), after.mean(), result.brain_mask, path, result.protected))]
+        late = [(picture, lambda path: before_after(mean, after.mean(), result.brain_mask, path, result.protected))]
     grid = run.volume(np.zeros(run.shape, run.dtype, order="F"))
     if save_brain_mask:
         files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(grid, result.brain_mask))))
@@ -114,20 +122,3 @@ def draw_head(input: Path, options: Options, weights: "str | Path | HeadModel | 
     from cpmae import steps
 
     return steps.draw_head(forms.open_scan(input).mean(), options, weights, input.name)
-
-
-def _scan(run: NiftiRun, options: Options, mask: Any, weights: Any, head: Any, tell: Any) -> "_Done":
-    from cpmae.pipeline import deidentify_scan  # and with it torch, after the questions that need none
-
-    scan = run.only()
-    result = deidentify_scan(scan, options, brain_mask=mask, weights=weights, head=head, progress=tell)
-    clean = metadata.clean_nifti(run) if options.clean_metadata else run
-    marked = clean.marked(result.image.header["descrip"].item().decode("ascii"))
-    return result, marked, lambda: iter([result.image.stored]), scan.scaled
-
-
-def _run(run: NiftiRun, options: Options, mask: Any, weights: Any, head: Any, tell: Any) -> "_Done":
-    from cpmae.pipeline_run import deidentify_run
-
-    result = deidentify_run(run, options, brain_mask=mask, weights=weights, head=head, progress=tell)
-    return result, result.run, result.volumes, lambda: result.mean

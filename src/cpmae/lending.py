@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cpmae import brain, steps
+from cpmae import brain, compare, steps
 from cpmae.errors import BrainMaskError, ScanError
 from cpmae.io.nifti import NiftiScan
 from cpmae.options import Options
@@ -37,10 +37,10 @@ def lent_mask_fits(volume: Volume, mask: NDArray[np.bool_]) -> tuple[bool, str |
     """
     try:
         own = brain.extract_brain(volume)
-        dice = _dice(own, mask)
+        dice = compare.dice(own, mask)
         if dice >= SURE_AGREEMENT:
             return True, None
-        gain = _dice(own, _moved_onto(mask, own)) - dice
+        gain = compare.dice(own, _moved_onto(mask, own)) - dice
         if dice >= MIN_AGREEMENT and gain < MAX_GAIN:
             return True, f"the brain mask of another scan and the brain that is seen differ (Dice {dice:.2f})"
         if dice + gain < SURE_AGREEMENT:  # or else the same brain is seen, in another place
@@ -64,10 +64,6 @@ def taken_over(lent: FoundBrain, scan: NiftiScan, compared: bool) -> tuple[NDArr
         return mask, None
     fits, doubt = lent_mask_fits(scan.scaled(), mask)
     return mask if fits else None, doubt
-
-
-def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    return 2 * float((one & other).sum()) / max(1, int(one.sum()) + int(other.sum()))
 
 
 def _moved_onto(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> NDArray[np.bool_]:

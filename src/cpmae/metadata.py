@@ -51,7 +51,7 @@ def clean_nifti(scan: Image) -> Image:
     header["vox_offset"] = len(header.binaryblock) + len(NiftiScan.extensions)
     clean = replace(scan, header=header, extensions=NiftiScan.extensions)
     if isinstance(clean, NiftiRun) and clean.frame:
-        clean = replace(clean, frame=_clean_frame(clean.frame))
+        clean = replace(clean, frame=clean_frame(clean.frame))
     return clean
 
 
@@ -62,7 +62,8 @@ def _emptied(header: Any, fields: tuple[str, ...]) -> Any:
     return copy
 
 
-def _clean_frame(frame: Frame) -> Frame:
+def clean_frame(frame: Frame) -> Frame:
+    """The bytes around the voxels without text: a pair's header as `clean_nifti` does, an MGH file without its tags."""
     if frame.kind == "mgh":  # the tags after the footer hold command lines, paths and names
         head = frame.head[:MGH_HEADER_BYTES].ljust(MGH_HEAD_BYTES, b"\0")
         return replace(frame, head=head, after=frame.after[:MGH_FOOTER_BYTES])

@@ -7,7 +7,6 @@ scanned, where and by whom, as far as the same file says. Who, where and when (n
 institutions, serial numbers, comments, protocols that somebody named) are dropped with everything unknown.
 """
 
-import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -93,6 +92,7 @@ _TEXTS = frozenset(
     """.split()
 )
 _NAMES = frozenset(("ScanOptions", "SequenceName"))  # the same without spaces
+_MAX_NUMBER = 10**7  # with more digits it is a date, a time or an identifier
 _MAX_TEXT, _MAX_LIST = 80, 240  # characters; more of them are prose
 _DAY, _YEAR = r"(0?[1-9]|[12]\d|3[01])", r"(19|20)\d\d"
 _MONTH = (
@@ -188,7 +188,7 @@ def marked(fields: Mapping[str, Any], method: str, before: Any = None) -> dict[s
 
 def _may_stay(name: str, value: Any) -> bool:
     if name in _NUMBERS:
-        return _all(value, lambda item: isinstance(item, int) or (isinstance(item, float) and math.isfinite(item)))
+        return _all(value, _is_number)
     if name in _WORDS:
         return _all(value, lambda item: isinstance(item, str) and _is_of(item.lower(), _WORDS[name]))
     if name == "ConversionSoftwareVersion":
@@ -199,6 +199,10 @@ def _may_stay(name: str, value: Any) -> bool:
         short = isinstance(value, str) or len(str(value)) <= _MAX_LIST
         return short and _all(value, lambda item: _is_plain(item) and not (name in _NAMES and re.search(r"\s", item)))
     return False
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < _MAX_NUMBER  # which NaN is not
 
 
 def _is_plain(text: Any) -> bool:

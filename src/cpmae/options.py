@@ -9,12 +9,18 @@ from cpmae.sequence import fat_is_suppressed
 # another number whenever the same seed, brain and weights give other voxels: results of both are not to be mixed
 DRAWING = 3
 
+REGIONS = ("nonbrain", "face")
+MAX_MARGIN_MM = 30
 FAT = ("auto", "bright", "suppressed")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Plain values, so that they travel to workers; see `pipeline.deidentify`, which takes each by its name."""
+    """Plain values, so that they travel to workers; see `pipeline.deidentify`, which takes each by its name.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
 
     brain_extractor: str = "deepbet"
     margin_mm: float = 0.0
@@ -27,6 +33,14 @@ class Options:
     fat: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.region not in REGIONS:
+            raise ValueError(f"there is no region {self.region!r}, choose one of {', '.join(REGIONS)}")
+        if not 0 <= self.margin_mm <= MAX_MARGIN_MM:
+            raise ValueError(f"the margin is {self.margin_mm:g} mm, choose 0 to {MAX_MARGIN_MM}")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ValueError(f"the seed is {self.seed}, choose 0 to 2^63 - 1")
+        if self.noise_number < 0:
+            raise ValueError(f"the number of the noise is {self.noise_number}, choose 0 or more")
         if self.fat not in FAT:
             raise ValueError(f"fat is {self.fat!r}, choose one of {', '.join(FAT)}")
 

@@ -45,7 +45,7 @@ class Deidentified:
 def deidentify(
     scan: "NiftiScan | Volume | Any",
     *,
-    brain_mask: NDArray | None = None,
+    brain_mask: Any = None,
     brain_extractor: str = "deepbet",
     margin_mm: float = 0.0,
     region: str = "nonbrain",
@@ -67,7 +67,7 @@ def deidentify(
     Args:
         scan: a head; a `NiftiScan`, a nibabel image, or a `Volume` (shape (X, Y, Z), affine voxel to world in mm,
             RAS+).
-        brain_mask: (X, Y, Z), nonzero in the brain; found by `brain_extractor` if None.
+        brain_mask: (X, Y, Z), nonzero in the brain: an array, or as `scan`; found by `brain_extractor` if None.
         brain_extractor: "deepbet", "robex", "hd-bet", or "command:TOOL {input} {mask}".
         margin_mm: how far around the brain voxels are kept too.
         region: "nonbrain" replaces everything outside the brain, "face" face and ears alone.
@@ -99,7 +99,7 @@ def deidentify_scan(
     scan: NiftiScan,
     options: Options,
     *,
-    brain_mask: NDArray | None = None,
+    brain_mask: Any = None,
     weights: str | Path | HeadModel | None = None,
     head: Head | None = None,
     progress: Callable[[str], None] | None = None,

@@ -55,7 +55,7 @@ def deidentify_run(
     run: NiftiRun,
     options: Options,
     *,
-    brain_mask: NDArray | None = None,
+    brain_mask: Any = None,
     weights: str | Path | HeadModel | None = None,
     head: Head | None = None,
     progress: Callable[[str], None] | None = None,
@@ -65,7 +65,7 @@ def deidentify_run(
     Args:
         run: as opened by `io.forms.open_scan`.
         options, weights, head, progress: as the arguments of `pipeline.deidentify`.
-        brain_mask: (X, Y, Z), nonzero in the brain; found in the mean of the volumes if None.
+        brain_mask: as the argument of `pipeline.deidentify`; found in the mean of the volumes if None.
 
     Raises:
         As `pipeline.deidentify`; while the volumes are taken, ScanError for one that cannot be de-identified.

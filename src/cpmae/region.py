@@ -4,7 +4,6 @@ Everything follows from the brain mask, the pose that was found from it, and the
 """
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -12,7 +11,6 @@ from cpmae import canonical
 from cpmae.canonical import Pose
 from cpmae.volume import voxel_sizes
 
-REGIONS = ("nonbrain", "face")
 FACE_CLEARANCE_MM = 5.0  # the least distance between the brain and the face region
 FACE_DEPTH_MM = 66.0  # of the plane before which the face lies, along the direction that a face looks
 
@@ -26,14 +24,7 @@ def protected_voxels(
         brain: (X, Y, Z) bool.
         region: "nonbrain" replaces everything outside the brain, "face" the face and the ears alone.
         margin_mm: how far around the brain the protection reaches.
-
-    Raises:
-        ValueError: for another region or a negative margin.
     """
-    if region not in REGIONS:
-        raise ValueError(f"there is no region {region!r}, choose one of {', '.join(REGIONS)}")
-    if not 0 <= margin_mm <= 30:
-        raise ValueError(f"the margin is {margin_mm:g} mm, choose 0 to 30")
     if region == "nonbrain":
         return grow(brain, affine, margin_mm) if margin_mm else brain
     face = canonical.resample_like(face_region().astype(np.float32), pose, brain.shape, affine) > 0.5
@@ -53,12 +44,10 @@ def grow(mask: NDArray[np.bool_], affine: NDArray[np.float64], mm: float) -> NDA
 
 def face_region() -> NDArray[np.bool_]:
     """Face and ears with the air before them, on the canonical grid."""
-    x, y, z = (
-        torch.arange(n, dtype=torch.float32).sub(o).view([-1 if i == a else 1 for i in range(3)])
-        for a, (n, o) in enumerate(zip(canonical.GRID_SHAPE, canonical.GRID_ORIGIN, strict=True))
-    )
+    sides = (slice(-o, n - o) for n, o in zip(canonical.GRID_SHAPE, canonical.GRID_ORIGIN, strict=True))
+    x, y, z = (axis.astype(np.float32) for axis in np.ogrid[tuple(sides)])
     # a slanted plane from the brow, before the frontal lobe, down behind the jaw
     face = (0.8 * y - 0.6 * z > FACE_DEPTH_MM) & (y > -5)
     forehead = y > 84
-    ears = (x.abs() > 66) & (y > -45) & (y < 40) & (z < 5) & (z > -80)
-    return (face | (forehead & (z < 30)) | ears).numpy()
+    ears = (abs(x) > 66) & (y > -45) & (y < 40) & (z < 5) & (z > -80)
+    return face | (forehead & (z < 30)) | ears

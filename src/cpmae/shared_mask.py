@@ -11,10 +11,9 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cpmae.brain import check_given_mask
-from cpmae.io import nifti
+from cpmae.brain import check_given_mask, open_mask
 from cpmae.io.nifti import NiftiScan
-from cpmae.volume import voxel_sizes
+from cpmae.volume import same_grid, voxel_sizes
 
 
 def mask_on(
@@ -29,7 +28,7 @@ def mask_on(
     Returns:
         the mask itself if the grids are one.
     """
-    if mask.shape == shape and np.allclose(affine, new_affine, atol=1e-4):
+    if same_grid(mask.shape, affine, shape, new_affine):
         return mask
     to_old = np.linalg.inv(affine) @ new_affine
     steps = np.maximum(1, np.rint(voxel_sizes(to_old))).astype(int)
@@ -57,7 +56,7 @@ def lender(found: Sequence[_Found], shape: tuple[int, int, int], affine: NDArray
 
     The last one on the same grid, since a phase lies where its magnitude does, or else the first, of the T1w.
     """
-    on_grid = (f for f in reversed(found) if f.mask.shape == shape and np.allclose(f.affine, affine, atol=1e-4))
+    on_grid = (f for f in reversed(found) if same_grid(f.mask.shape, f.affine, shape, affine))
     return next(on_grid, found[0] if found else None)
 
 
@@ -67,7 +66,7 @@ def given_mask(path: str | os.PathLike[str], scan: NiftiScan) -> NDArray[np.bool
     Raises:
         ScanError, BrainMaskError: as `brain.load_brain_mask`.
     """
-    given = nifti.load(path)
+    given = open_mask(path)
     change = ornt_transform(io_orientation(given.affine), io_orientation(scan.affine))
     turned = replace(
         given,

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ class Found:
 
 def find(
     volume: Volume,
-    given_mask: NDArray | None,
+    given_mask: Any,
     options: Options,
     device: str,
     head: Head | None,
@@ -99,7 +100,7 @@ def find(
     if given_mask is None:
         by, (mask, pose) = options.brain_extractor, search_brain(volume, options.brain_extractor, device)
     else:
-        by, mask = None, _as_given(given_mask, volume)
+        by, mask = None, brain.check_given_mask(given_mask, "the brain mask", volume.shape, volume.affine)
         pose = canonical.align(mask, volume.affine)
     warnings = [*doubts, *brain.check_brain_mask(mask, volume.affine), *_check_intensities(volume, mask)]
     warnings += _check_pose(pose, options.allow_unusual_mask, options.region, by)
@@ -134,6 +135,24 @@ def search_brain(volume: Volume, extractor: str, device: str = "cpu") -> tuple[N
             raise
         return near
     return found if _may_be_brain(*found, volume) else _search_near(volume, extractor, device) or found
+
+
+def brain_to_compare(volume: Volume, extractor: str) -> NDArray[np.bool_]:
+    """The brain of an original, (X, Y, Z) bool, for checking a result without the mask it was made with.
+
+    Raises:
+        BrainMaskError, MissingExtraError: as `search_brain`, and where what is found cannot be a brain: nothing can be
+            said about a result by such a mask.
+    """
+    mask, pose = search_brain(volume, extractor, usable_device("auto"))
+    brain.check_brain_mask(mask, volume.affine)
+    found = canonical.faults(pose)
+    if found:
+        raise BrainMaskError(
+            f"{brain.extractor_name(extractor)} found no plausible brain in the original ({'; '.join(found)}); "
+            "give the mask that the result was made with (--brain-mask)"
+        )
+    return mask
 
 
 def _search_near(volume: Volume, extractor: str, device: str) -> tuple[NDArray[np.bool_], canonical.Pose] | None:
@@ -266,14 +285,7 @@ def generators(seed: int | None, noise_number: int = 0) -> tuple[torch.Generator
 
     PyTorch's generators take 32 bits each. The texture has its own, so that a head has the same one whether it was just
     drawn or is given again. Each `noise_number` has other noise, and the same head and texture.
-
-    Raises:
-        ValueError: for a seed out of range.
     """
-    if seed is not None and not 0 <= seed < 2**63:
-        raise ValueError(f"the seed is {seed}, choose 0 to 2^63 - 1")
-    if noise_number < 0:
-        raise ValueError(f"the number of the noise is {noise_number}, choose 0 or more")
     parts = np.random.SeedSequence(secrets.randbits(128) if seed is None else seed).spawn(3)
     if noise_number:
         parts[0] = np.random.SeedSequence(parts[0].entropy, spawn_key=(*parts[0].spawn_key, noise_number))
@@ -298,15 +310,6 @@ def usable_device(name: str) -> str:
     return name
 
 
-def _as_given(given: NDArray, volume: Volume) -> NDArray[np.bool_]:
-    values = np.asarray(given)
-    if values.shape != volume.shape:
-        raise BrainMaskError(
-            f"the brain mask has shape {values.shape}, the scan {volume.shape}; give one on the scan's grid"
-        )
-    return brain.as_mask(values, "the brain mask")
-
-
 def _check_intensities(volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
     """Refuse a brain without intensities; warn of a scan without a head around it."""
     inside = volume.data[mask]
@@ -321,10 +324,13 @@ def _check_intensities(volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
     pairs = mask[1:] & mask[:-1]
     if float((volume.data[1:] == volume.data[:-1])[pairs].mean() if pairs.any() else 0) > MAX_LIKE_NEIGHBOURS:
         found.append(
-            "most of the brain has the intensity of the voxel beside it: this seems to be a label map, no scan"
+            "most of the brain has the intensity of the voxel beside it: this seems to be a label map, not a scan"
         )
     if brain.looks_stripped(volume, mask):
-        found.append("there is next to nothing around the brain: the scan seems to be skull-stripped already")
+        found.append(
+            "there is next to nothing around the brain: the scan seems to be skull-stripped already, "
+            "and gets a head all the same"
+        )
     return found
 
 
@@ -338,7 +344,10 @@ def _check_pose(pose: canonical.Pose, allow_unusual: bool, region: str, extracto
     if found and (region == "face" or not allow_unusual):
         look = "look at the mask, at the orientation in the header, and whether the scan holds a whole brain"
         if extractor:
-            look = f"{extractor.split()[0]} may be wrong here: give --brain-mask or another --brain-extractor; {look}"
+            by = brain.extractor_name(extractor)
+            look = (
+                f"{by} may be wrong here: give a mask (--brain-mask) or another extractor (--brain-extractor); {look}"
+            )
         allow = "and allow it (--allow-unusual-mask) if all are right"
         if region == "face":
             allow = "or replace all around the brain (--region nonbrain): where the face is cannot be told from it"
@@ -366,7 +375,7 @@ def account(scan: "NiftiScan | NiftiRun", found: Found, options: Options, mask_g
         "template_overlap": round(found.pose.overlap, 3),
         "protected_voxels": int(found.protected.sum()),
         "replaced_voxels": int(found.protected.size - found.protected.sum()),
-        "brain_extractor": "given mask" if mask_given else options.brain_extractor,
+        "brain_extractor": "given mask" if mask_given else brain.extractor_name(options.brain_extractor),
         "region": options.region,
         "margin_mm": options.margin_mm,
         "fat": "suppressed" if options.fat_suppressed else "bright",

@@ -76,6 +76,7 @@ class StudyResult:
 class _Head(FoundBrain):
     """A brain of a frame of reference and the head around it, for all its series."""
 
+    is_own: bool  # found in its own series, or given
     drawn: "steps.Head"
     before: NiftiScan
     after: NiftiScan
@@ -161,7 +162,7 @@ def deidentify_study(
     tool = f"cpmae {__version__}"
     identity = Identity(options.clean_metadata, study.retain, tool, options.replaced(), study.patient_id)
     run = _Run(input, options, study, weights, identity, seed, brain_mask, tell)
-    with TemporaryDirectory(prefix=".cpmae-", dir=output.absolute().parent) as temporary:
+    with TemporaryDirectory(prefix=".cpmae-", dir=output.resolve().parent) as temporary:
         tree = Path(temporary) / "result"
         tree.mkdir()
         entries, failed = _all_series(run, heads, tree, left)
@@ -198,13 +199,15 @@ def _check_folders(input: Path, output: Path, overwrite: bool) -> None:
     if not output.is_dir():
         raise OutputError(f"{output} is a file and the input a folder, choose a new folder")
     if os.path.ismount(target):
-        raise OutputError(f"{output} is a mount point, which no folder can take the place of; name a folder in it")
+        raise OutputError(f"{output} is a mount point, which cannot be replaced; name a folder in it")
     there = [p for p in sorted(output.rglob("*")) if not p.is_dir()]
     if there and not overwrite:
         raise OutputError(f"{output} is not empty, choose a new folder or ask to replace it (--overwrite)")
     foreign = [p for p in there if not _OURS.fullmatch(p.relative_to(output).as_posix())]
     if foreign:
-        raise OutputError(f"{output} holds {foreign[0].name}, which is no result of this command; choose a new folder")
+        raise OutputError(
+            f"{output} holds {foreign[0].name}, which is not a result of this command; choose a new folder"
+        )
 
 
 def _check_apart(output: Path, picture: Path | None, save_brain_mask: Path | None) -> None:
@@ -226,7 +229,7 @@ def _all_series(
         try:
             if not run.study.allow_burned_in and any(_burned_in(i.header) for i in series.instances):
                 raise ScanError("text is burned into its pixels (BurnedInAnnotation YES), allow it (--allow-burned-in)")
-            stacks, warnings = _stacks(series)
+            stacks, warnings = stacks_of(frames_of(series), series.name)
             reason = no_volume(stacks, series.name)
             if reason:
                 left.append(Left(series.name, len(series.instances), reason))
@@ -242,14 +245,6 @@ def _all_series(
         run.warnings += [w for w in warnings if w not in run.warnings]
         entries.append({"name": series.name, "folder": places[series.uid], **entry})
     return sorted(entries, key=lambda e: str(e["folder"])), failed
-
-
-def _stacks(series: Series) -> tuple[list[Stack], list[str]]:
-    try:
-        return stacks_of(frames_of(series), series.name)
-    except dicom.DAMAGE as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ScanError(f"its headers hold what DICOM does not allow ({text}), export it again") from error
 
 
 def _burned_in(header: Any) -> bool:
@@ -272,6 +267,9 @@ def _one_series(run: _Run, series: Series, stacks: list[Stack], folder: Path) ->
         new |= part
         accounts.append(account)
     _write(run, series, folder, new)
+    if own and own.is_own:  # from here on it lends, since what lends has to be in the result
+        run.heads.setdefault(series.world, []).append(own)
+        run.drawn.setdefault(series.patient, own.drawn)
     return {"instances": len(series.instances), "volumes": accounts}
 
 
@@ -304,7 +302,7 @@ def _volume(
     mask, drawn, is_own = _lent(run, series, stack, scan, own, own is None or motion.has_moved(own.middle, middle))
     if mask is None and stack.holes:
         # the pipeline would find the brain too, and keep what is interpolated from around it
-        device = run.options.device if run.options.device != "auto" else "cpu"
+        device = steps.usable_device(run.options.device)
         mask, _ = steps.search_brain(scan.scaled(), run.options.brain_extractor, device)
     if mask is not None:
         scan, mask = dicom_scan.without_holes(scan, mask, stack)
@@ -328,10 +326,7 @@ def _volume(
         kept, key = done.protected[:, :, slot].T, (frame.instance, frame.index)
         if not np.array_equal(new[key][kept], pixels[key][kept]):
             raise ScanError(f"protected voxels of {series.name} changed on the way, and the result was dropped")
-    here = _Head(done.brain_mask, stack.affine, middle, done.head, scan, done.image, done.protected)
-    if is_own and own is None:
-        run.heads.setdefault(series.world, []).append(here)
-        run.drawn.setdefault(series.patient, done.head)
+    here = _Head(done.brain_mask, stack.affine, middle, is_own, done.head, scan, done.image, done.protected)
     account = {k: v for k, v in done.account.items() if k not in ("seed", "warnings", "metadata", "version")}
     return here, new, account
 
@@ -387,7 +382,7 @@ def _write(run: _Run, series: Series, folder: Path, new: dict[tuple[int, int], N
                 f"{instance.path.name} holds what DICOM does not allow ({text}), export it again"
             ) from error
         if not np.array_equal(dicom_pixels.get_pixels(dicom.read_whole(path), path.name), frames):
-            raise ScanError(f"instance {n + 1} of {series.name} reads otherwise than it was written, and was dropped")
+            raise ScanError(f"instance {n + 1} of {series.name} does not read back as it was written, and was dropped")
 
 
 def _put_in_place(

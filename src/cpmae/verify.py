@@ -4,21 +4,25 @@ import math
 import os
 import re
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cpmae.brain import check_given_mask
 from cpmae.compare import correlation, equal_voxels, is_changed, most_common, places, same_header, share
 from cpmae.detail import surviving_detail
 from cpmae.io import forms
+from cpmae.io.frame import MGH_FOOTER_BYTES, MGH_TAG_BYTES, Frame, pair_header
 from cpmae.io.header import MARK, is_marked
 from cpmae.io.nifti import NiftiScan
 from cpmae.io.run import NiftiRun
 from cpmae.io.source import opened, skip
+from cpmae.metadata import clean_frame
 from cpmae.verify_run import RunVerification, verify_run
 from cpmae.volume import Volume
+
+_MARKED = re.compile(rb"%s [\w.+-]{1,20}" % MARK.encode())
 
 
 @dataclass(frozen=True)
@@ -74,17 +78,21 @@ class Verification:
 def verify_files(
     original: str | os.PathLike[str],
     result: str | os.PathLike[str],
-    brain_mask: NDArray[np.bool_],
+    brain_mask: Any,
     mean: Volume | None = None,
 ) -> Verification | RunVerification:
     """`verify` on two files of any form; on 4-D ones, `verify_run`, which `mean` is for.
 
+    Args:
+        brain_mask: (X, Y, Z) on the original's grid, as `pipeline.deidentify` takes it.
+
     Raises:
         ScanError: if one of them cannot be read whole.
-        ValueError: if the mask's shape is not the original's.
+        BrainMaskError: if the mask is on another grid, empty, or all of the volume.
     """
     first, second = forms.open_scan(original), forms.open_scan(result)
-    separate = not os.path.samefile(Path(original), Path(result))
+    brain_mask = check_given_mask(brain_mask, "the brain mask", first.shape, first.affine)
+    separate = not os.path.samefile(first.path, second.path)
     done: Verification | RunVerification
     if first.count == second.count == 1:
         done = verify(first.only(), second.only(), brain_mask, separate_files=separate)
@@ -101,18 +109,39 @@ def _beside_voxels(original: NiftiRun, result: NiftiRun) -> list[str]:
     failures = []
     for field in ("descrip", "aux_file", "db_name", "intent_name"):
         text = result.header[field].item()
-        ours = field == "descrip" and re.fullmatch(rb"%s [\w.+-]{1,20}" % MARK.encode(), text)
+        ours = field == "descrip" and _MARKED.fullmatch(text)
         if text and not ours and text != original.header[field].item():
             failures.append(f"the result's header has a text of its own ({field})")
-    if result.frame is None:
-        if result.extensions.strip(b"\0") and result.extensions != original.extensions:
-            failures.append("the result's header has an extension of its own")
+    if result.extensions.strip(b"\0") and result.extensions != original.extensions:
+        failures.append("the result's header has an extension of its own")
+    if result.frame and not _frame_known(original.frame, result.frame):
+        failures.append(f"{result.path.name} holds what neither the original nor cpmae put around the voxels")
+    if not (result.frame and result.frame.kind == "mgh"):  # where a footer belongs there
         with opened(result.path) as file:
             skip(file, result.offset + math.prod(result.shape) * result.count * result.stored_dtype.itemsize)
             more = skip(file)
         if more:
             failures.append(f"{more} bytes follow the voxels of the result")
     return failures
+
+
+def _frame_known(original: Frame | None, result: Frame) -> bool:
+    """Whether the bytes around a result's voxels are the original's, cleaned or not, and cpmae's mark."""
+    for known in (original, original and clean_frame(original)):
+        if known is None or known.kind != result.kind:
+            return False
+        if known.kind == "mgh":
+            start = known.after.ljust(MGH_FOOTER_BYTES, b"\0")
+            line = result.after.removeprefix(start)[MGH_TAG_BYTES:].rstrip(b"\0")
+            bare = replace(result, after=known.after) if _MARKED.fullmatch(line) else result
+        else:
+            header = pair_header(result.head)
+            if _MARKED.fullmatch(header["descrip"].item()):
+                header["descrip"] = pair_header(known.head)["descrip"]
+            bare = result.with_header(header)
+        if bare == known:
+            return True
+    return False
 
 
 def verify(

@@ -158,7 +158,8 @@ def _compared(original: NiftiRun, result: NiftiRun, where: Places, total: RunMea
         # correlations are blind to slope and intercept, so the stored numbers will do
         yield _OfVolume(
             differing=int(np.count_nonzero(~equal & where.brain)),
-            copied=bool(equal.all()) and one.min() < one.max(),  # of a skull-stripped run nothing else can be measured
+            # of a skull-stripped run nothing else can be measured
+            copied=bool(equal.all() and np.fmin.reduce(one, None) < np.fmax.reduce(one, None)),
             outside_equal=share(equal, shown),
             face_equal=share(equal, tissue & shown),
             face_correlation=correlation(one, other, shell) if (tissue & shown).any() else None,

@@ -84,7 +84,7 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
             if mask is None and brain_mask and not lent:
                 mask = given_mask(brain_mask, scan)
             elif mask is None:
-                mask, _ = steps.search_brain(scan.scaled(), extractor)
+                mask = steps.brain_to_compare(scan.scaled(), extractor)
             scan, mask = dicom_scan.without_holes(scan, mask, stack)
             other, _ = dicom_scan.without_holes(other, mask, stack)
             if own is None:

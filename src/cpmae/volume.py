@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+SAME_GRID_MM = 0.1  # between the corners of two grids that are one; NIfTI's qform is float32
 _ADDED_SHARE = 0.7
 
 
@@ -45,6 +46,22 @@ def voxel_sizes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
 def voxel_volume_ml(affine: NDArray[np.float64]) -> float:
     """Volume of one voxel in millilitres, correct for sheared grids too."""
     return float(abs(np.linalg.det(np.asarray(affine, np.float64)[:3, :3]))) / 1000.0
+
+
+def grid_distance_mm(shape: tuple[int, ...], one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Largest distance between the corners of two grids of one shape, with affines `one` and `other`."""
+    corners = np.array([[*np.array(c) * (np.array(shape) - 1), 1] for c in np.ndindex(2, 2, 2)], np.float64)
+    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+
+
+def same_grid(
+    shape: tuple[int, ...],
+    affine: NDArray[np.float64],
+    other_shape: tuple[int, ...],
+    other_affine: NDArray[np.float64],
+) -> bool:
+    """Whether each voxel of one grid is a voxel of the other, in the same place."""
+    return tuple(shape) == tuple(other_shape) and grid_distance_mm(shape, affine, other_affine) <= SAME_GRID_MM
 
 
 def quantiles(values: NDArray[np.float32], shares: Sequence[float]) -> NDArray[np.float64]:

@@ -4,7 +4,6 @@ https://distributed.dask.org, https://jobqueue.dask.org. Output and input folder
 the same path. A worker that dies has its scan done again by Dask on another one.
 """
 
-import importlib
 import queue
 import shutil
 import threading
@@ -17,7 +16,8 @@ from typing import Any
 from cpmae.batch.engine import Work, attempt, read_through
 from cpmae.batch.records import Job, Outcome, Records
 from cpmae.batch.temporary import private_temporary_folder
-from cpmae.errors import ClusterError, MissingExtraError
+from cpmae.errors import ClusterError
+from cpmae.extras import require
 
 _one_at_a_time = threading.Lock()
 
@@ -79,7 +79,7 @@ def connect(address: str) -> Any:
     Raises:
         MissingExtraError, ClusterError.
     """
-    distributed = _require("distributed")
+    distributed = _dask("distributed")
     try:
         return distributed.Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -95,7 +95,7 @@ def slurm(count: int) -> Any:
     Raises:
         MissingExtraError, ClusterError.
     """
-    jobqueue, distributed, dask = _require("dask_jobqueue"), _require("distributed"), _require("dask")
+    jobqueue, distributed, dask = (_dask(name) for name in ("dask_jobqueue", "distributed", "dask"))
     if not shutil.which("sbatch"):
         raise ClusterError("there is no sbatch on this machine, start the command where Slurm jobs are submitted")
     default = {"cores": 2, "memory": "6GB", "processes": 1}
@@ -112,8 +112,5 @@ def _one(work: Work, job: Job, records: Records, staging: Path, hide: tuple[Path
         return attempt(work, job, records, staging, hide)
 
 
-def _require(module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(f"Dask is not installed ({error}); pip install 'cpmae[cluster]'") from error
+def _dask(module: str) -> ModuleType:
+    return require(module, "Dask", "cpmae[cluster]")

@@ -94,11 +94,16 @@ class Records:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(facts, indent=1) + "\n")
             if outcome.state != "done":
-                for output in (self.read(job.name) or {}).get("outputs", {}):
+                for output in self._outputs_of_none_but(job.name):
                     (self.root / output).unlink(missing_ok=True)
             os.replace(temporary, path)
         except OSError as error:
             raise OutputError(f"what became of {job.name} cannot be recorded ({error.strerror}), free space") from error
+
+    def _outputs_of_none_but(self, name: str) -> set[str]:
+        """What a job gave before; tables that several echoes share are left to those that are done."""
+        others = (record["outputs"] for record in self.all() if record["name"] != name and record["state"] == "done")
+        return set((self.read(name) or {"outputs": {}})["outputs"]).difference(*others)
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The record of a job, None if there is none that can be read: the job is then done again."""
@@ -139,9 +144,15 @@ class Records:
 
 def _load(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):  # an empty file is what a loss of power leaves of one just renamed
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):  # an empty file is what a loss of power leaves of one just renamed
         return None
+    return found if isinstance(found, dict) and found.keys() >= {"name", "fingerprint", "state", "outputs"} else None
+
+
+def digest(facts: Any) -> str:
+    """SHA-256 of plain values, the same in every process."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -40,6 +40,7 @@ _PUBLIC = re.compile(
     r"[a-z\d-]+(\.[a-z\d-]+)*\.[a-z]{2,}(:\d+)?(/\S*)?",
     re.IGNORECASE,
 )
+_DAY = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 _DOI = re.compile(r"(?:doi:\s*|https?://(?:dx\.)?doi\.org/)?(10\.\d{4,9}/\S+)", re.IGNORECASE)
 _README = """{name}: head MRI, de-identified
 
@@ -102,6 +103,12 @@ def check_pictures(dataset: Dataset, target: Path, pictures: Path) -> None:
         raise OutputError(f"{pictures} cannot be used ({error.strerror}), choose another folder") from error
     if not os.access(pictures, os.W_OK | os.X_OK):
         raise OutputError(f"{pictures} is not writable, choose another folder")
+
+
+def dated_labels(scans: Iterable[Scan]) -> list[str]:
+    """Labels, such as `ses-20230405`, that may say on which day somebody was scanned; results keep them."""
+    labels = {f"{entity}-{label}" for scan in scans for entity, label in scan.name.entities.items()}
+    return sorted(label for label in labels if _DAY.search(label))
 
 
 def describe(dataset: Dataset, target: Path, settings: Settings, staging: Path) -> None:
@@ -290,7 +297,8 @@ def _people(dataset: Dataset) -> tuple[str, dict[str, Any]]:
         return "", {}
     except (OSError, UnicodeDecodeError) as error:
         raise ScanError(f"participants.tsv cannot be read ({error}), store it as UTF-8") from error
-    header, *rows = (line.rstrip("\r").split("\t") for line in text.split("\n"))
+    text = text.replace("\r\n", "\n")
+    header, *rows = (line.split("\t") for line in text.split("\n"))
     if "participant_id" not in header:
         raise ScanError("participants.tsv has no column participant_id, correct it")
     place = header.index("participant_id")

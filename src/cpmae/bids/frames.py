@@ -15,14 +15,14 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from cpmae.brain import grid_distance_mm
+from cpmae import volume
+from cpmae.compare import dice
 from cpmae.io import nifti
 from cpmae.io.header import best_affine, parse_header
 from cpmae.io.source import opened
 from cpmae.shared_mask import mask_on
 from cpmae.volume import voxel_volume_ml
 
-SAME_MM = 0.1
 MIN_COVERED = 0.5
 MIN_DICE = 0.95  # of one brain's masks, brought from grid to grid; 3 mm off it is 0.95
 _ONE_FRAME = (1, 3, 4)  # codes of NIfTI that stand for one frame in all scans of a session
@@ -64,7 +64,7 @@ def same_frame(grid: Grid, other: Grid) -> bool:
 
 def same_grid(grid: Grid, other: Grid) -> bool:
     """Whether each voxel of one is a voxel of the other, in the same place."""
-    return grid.shape == other.shape and grid_distance_mm(grid.shape, grid.affine, other.affine) <= SAME_MM
+    return volume.same_grid(grid.shape, grid.affine, other.shape, other.affine)
 
 
 def mask_for(grid: Grid, other: Grid, mask: Path) -> NDArray[np.bool_] | None:
@@ -89,7 +89,7 @@ def mask_for(grid: Grid, other: Grid, mask: Path) -> NDArray[np.bool_] | None:
 
 def agree(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
     """Whether two masks on one grid are of one brain in one place."""
-    return bool(2 * (mask & other).sum() >= MIN_DICE * (mask.sum() + other.sum()))
+    return dice(mask, other) >= MIN_DICE
 
 
 def write_mask(path: Path, mask: NDArray[np.bool_], grid: Grid) -> Path:

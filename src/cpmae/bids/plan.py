@@ -4,7 +4,7 @@ import hashlib
 import json
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from importlib import resources
@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from cpmae import __version__
-from cpmae.batch.records import FOLDER, Job, sha256
+from cpmae.batch.records import FOLDER, Job, digest, sha256
 from cpmae.bids import key as subject_key
 from cpmae.errors import WeightsError
 from cpmae.io.bids import Dataset, Scan
@@ -79,7 +79,7 @@ class Task:
         is_phase: nothing but another scan can tell where the brain is.
         sidecars: JSON files that say something of the scan, from the top down.
         tables: other files of the scan, with the JSON files that describe them, and where they go.
-        sources: BIDS URI of the data set, if it has one.
+        source_uri: BIDS URI of the data set, if it has one.
     """
 
     source: Path
@@ -112,7 +112,7 @@ def jobs(
     """
     fixed = _fixed(settings)
     key = secrets.token_bytes(32) if settings.key is None else settings.key
-    draw = _digest(_drawing(settings) | {"key": subject_key.fingerprint(key)})
+    draw = digest(_drawing(settings) | {"key": subject_key.fingerprint(key)})
     chosen = {scan.path for scan in scans}
     by_session: dict[tuple[str, str | None], list[Scan]] = {}
     for scan in dataset.scans:
@@ -159,7 +159,7 @@ def jobs(
             Job(
                 name=str(scan.path),
                 task=task,
-                fingerprint=_digest(facts),
+                fingerprint=digest(facts),
                 inputs=(dataset.root / scan.path,),
                 after=tuple(str(path) for path in waits if path in chosen),
                 group=person if settings.key is None else "",
@@ -310,8 +310,9 @@ def _weights_sha256(path: Path | None) -> str:
     beside = path.with_suffix(".json") if path else resources.files("cpmae") / "weights" / "head.json"
     try:
         return json.loads(beside.read_text())["sha256"]
-    except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{beside}, which must lie beside the weights, cannot be used ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = f"{beside}, which must lie beside the weights, cannot be used ({error}); copy both files again"
+        raise WeightsError(text) from error
 
 
 def _identity(root: Path, path: PurePosixPath) -> tuple[str, int, int]:
@@ -333,7 +334,3 @@ def _content(root: Path, path: PurePosixPath) -> str:
         return sha256(root / path)
     except OSError:  # for the worker to speak of
         return ""
-
-
-def _digest(facts: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

@@ -243,7 +243,9 @@ def _numbers(text: str, path: PurePosixPath) -> str:
             try:
                 float(word)
             except ValueError:
-                raise ScanError(f"{path} holds something that is no number (row {i}, column {j}), correct it") from None
+                raise ScanError(
+                    f"{path} holds something that is not a number (row {i}, column {j}), correct it"
+                ) from None
     return "".join(" ".join(row) + "\n" for row in rows)
 
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cpmae import canonical
+from cpmae.compare import dice
 from cpmae.evaluation.identities import Head
-from cpmae.evaluation.overlap import dice, hd95
+from cpmae.evaluation.overlap import hd95
 from cpmae.evaluation.work import Failure
 
 MAP_STEP_MM = 2

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpmae.evaluation.commands import package_folder, require
 from cpmae.evaluation.render import VIEWS
 from cpmae.evaluation.work import Arrays
+from cpmae.extras import package_folder, require
 
 _SHAPE, _RECOGNISER = "shape_predictor_68_face_landmarks.dat", "dlib_face_recognition_resnet_model_v1.dat"
 
@@ -37,9 +37,9 @@ def face_scores(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> FaceScor
 
 def load_recogniser():  # noqa: ANN201  (a function picture -> descriptor or None)
     """A function from a grey picture (H, W) uint8 to a descriptor (128,) float64, or None where no face is found."""
-    dlib = require("dlib", "dlib-bin")
+    dlib = require("dlib", "dlib-bin", "cpmae[evaluate]")
     # the package's own __init__ wants pkg_resources, which newer setuptools do not have
-    models = package_folder("face_recognition_models", "face-recognition-models") / "models"
+    models = package_folder("face_recognition_models", "cpmae[evaluate]") / "models"
     detector = dlib.get_frontal_face_detector()
     landmarks = dlib.shape_predictor(str(models / _SHAPE))
     network = dlib.face_recognition_model_v1(str(models / _RECOGNISER))

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpmae.evaluation.work import Arrays, digest
+from cpmae.batch.records import digest
+from cpmae.evaluation.work import Arrays
 
 _VIEWS = 3  # the first of render.VIEWS: front, left, right
 _TEMPERATURE = 0.1

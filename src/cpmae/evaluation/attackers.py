@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae import canonical
+from cpmae.batch.records import digest
 from cpmae.errors import MethodError
 from cpmae.evaluation import attack_face, attack_network, attack_volume
 from cpmae.evaluation.attack_network import NetworkSettings, SimilarityNetwork
@@ -15,7 +16,7 @@ from cpmae.evaluation.features import FeatureTask, compute_person, feature_key
 from cpmae.evaluation.identities import Recipe, silhouettes
 from cpmae.evaluation.population import TRAINING_NUMBER, Person, synthetic
 from cpmae.evaluation.render import SIZE, VIEWS, brain_frame, framed_surface, render_views
-from cpmae.evaluation.work import Arrays, Cache, Failure, digest, run_all
+from cpmae.evaluation.work import Arrays, Cache, Failure, run_all
 
 ATTACKERS = {
     "SQN": "siamese ResNet18 over renders, trained on other identities' untouched scans",

@@ -14,14 +14,13 @@ from cpmae.errors import CpmaeError, MethodError, MissingExtraError
 from cpmae.evaluation.commands import (
     content_of,
     files_of_command,
-    package_folder,
     parse_command,
-    require,
     run_command,
     run_words,
 )
 from cpmae.evaluation.facemask import face_mask
 from cpmae.evaluation.identities import Head
+from cpmae.extras import package_folder, require
 from cpmae.options import DRAWING
 from cpmae.volume import Volume
 
@@ -107,7 +106,9 @@ def _method(name: str, shells: Path | None, weights: Path | None) -> Method:
     if name == "BLACK":
         return Method(name, black, key)
     if name == "QUICKSHEAR":
-        return Method(name, quickshear, key | {"version": require("quickshear", "quickshear").__version__})
+        return Method(
+            name, quickshear, key | {"version": require("quickshear", "quickshear", "cpmae[evaluate]").__version__}
+        )
     if name == "FACE MASK":
         return Method(name, partial(_face_mask), key)
     if name == "CP-MAE":
@@ -115,10 +116,10 @@ def _method(name: str, shells: Path | None, weights: Path | None) -> Method:
 
         key |= {"version": __version__, "drawing": DRAWING, "weights": _sha256(weights)}
         return Method(name, partial(cpmae, weights=weights), key)
-    program = str(require("niimath", "niimath").bin)
+    program = str(require("niimath", "niimath", "cpmae[evaluate]").bin)
     key["program"] = records.sha256(Path(program))
     if name == "DEFACE":
-        data = package_folder("pydeface", "pydeface") / "data"
+        data = package_folder("pydeface", "cpmae[evaluate]") / "data"
         files = [str(data / "mean_reg2mean.nii.gz"), str(data / "facemask.nii.gz")]
         return Method(name, partial(_words, words=[program, "{in}", "-deface", *files, "{out}"]), key)
     if shells is None or not all((shells / file).is_file() for file in SHELL_FILES):
@@ -142,7 +143,7 @@ def black(head: Head, seed: int) -> Volume:
 
 def quickshear(head: Head, seed: int) -> Volume:
     """QUICKSHEAR: a half-space before the brain is 0 (Schimke and Hale 2011)."""
-    run = require("quickshear", "quickshear").quickshear
+    run = require("quickshear", "quickshear", "cpmae[evaluate]").quickshear
     image, mask = (nib.Nifti1Image(a, head.volume.affine) for a in (head.volume.data, head.brain.astype(np.uint8)))
     return Volume(np.asarray(run(image, mask).dataobj), head.volume.affine)
 

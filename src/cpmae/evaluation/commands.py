@@ -1,19 +1,16 @@
 """Other people's programs on one volume: a private temporary folder in, a volume of the same grid out."""
 
-import importlib
 import os
 import shlex
 import shutil
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 
 import nibabel as nib
 import numpy as np
 
 from cpmae.batch import records
-from cpmae.errors import MethodError, MissingExtraError
+from cpmae.errors import MethodError
 from cpmae.tool import run_tool
 from cpmae.volume import Volume
 
@@ -101,27 +98,3 @@ def content_of(path: Path) -> str:
     if status.st_size <= LARGE_BYTES and os.access(path, os.R_OK):
         return records.sha256(path)
     return f"{status.st_size} bytes, {status.st_mtime_ns} ns"
-
-
-def require(module: str, package: str, extra: str = "evaluate") -> ModuleType:
-    """Import a module of an extra.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(f"{package} is not installed; pip install 'cpmae[{extra}]'") from error
-
-
-def package_folder(module: str, package: str, extra: str = "evaluate") -> Path:
-    """Where a package lies, without importing it.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    found = find_spec(module)
-    if found is None or not found.submodule_search_locations:
-        raise MissingExtraError(f"{package} is not installed; pip install 'cpmae[{extra}]'")
-    return Path(next(iter(found.submodule_search_locations)))

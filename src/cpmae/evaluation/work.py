@@ -4,8 +4,6 @@ What is kept is named after a digest of everything that decides it, so a run tha
 run with other settings finds nothing that is not its own.
 """
 
-import hashlib
-import json
 import multiprocessing
 import os
 import threading
@@ -20,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae.batch import cores
+from cpmae.batch.records import digest
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -67,11 +66,6 @@ class Cache:
             partial = Path(folder) / path.name
             np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
             os.replace(partial, path)
-
-
-def digest(settings: Any) -> str:
-    """SHA-256 of plain values, the same in every process."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def run_all(

@@ -229,7 +229,7 @@ def _fits(scan: Scan, query: Mapping[str, object]) -> bool:
     parts = {"datatype": scan.datatype, "suffix": scan.name.suffix, "extension": scan.name.extension}
     for key, wanted in query.items():
         if key not in known and key not in parts:
-            raise ScanError(f"the filter file asks for {key!r}, which is no entity of BIDS; correct it")
+            raise ScanError(f"the filter file asks for {key!r}, which is not an entity of BIDS; correct it")
         found = parts[key] if key in parts else scan.name.entities.get(known[key])
         if not any(_same(found, value) for value in (wanted if isinstance(wanted, list) else [wanted])):
             return False

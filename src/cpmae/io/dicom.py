@@ -123,7 +123,7 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
         folder: looked through with all folders below it, through links too.
 
     Raises:
-        ScanError: if there is no DICOM file at all, or the folder cannot be read.
+        ScanError: if there is not a DICOM file at all, or the folder cannot be read.
     """
     found: dict[str, list[Instance]] = {}
     left: list[Left] = []
@@ -140,13 +140,15 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
         if kind == MediaStorageDirectoryStorage or path.name == "DICOMDIR":
             left.append(Left(name, 1, "an index of files (DICOMDIR), which would be wrong for the result"))
         elif not kind or not isinstance(kind, str):
-            left.append(Left(name, 1, "it says not what it is (SOPClassUID) and seems to be cut off, copy it again"))
+            left.append(
+                Left(name, 1, "it does not say what it is (SOPClassUID) and seems to be cut off, copy it again")
+            )
         elif kind not in MR_IMAGES:
-            left.append(Left(name, 1, f"no MR image but {UID_dictionary.get(kind, (kind,))[0]}"))
+            left.append(Left(name, 1, f"not an MR image but {UID_dictionary.get(kind, (kind,))[0]}"))
         elif not header.get("SeriesInstanceUID") or not header.get("StudyInstanceUID"):
             left.append(Left(name, 1, "it names no study or series, export it again"))
         else:
-            twin = seen.setdefault(str(header.get("SOPInstanceUID", name)), name)
+            twin = seen.setdefault(str(header.get("SOPInstanceUID") or name), name)
             if twin != name:
                 copies.setdefault((Path(name).parent, Path(twin).parent), []).append((name, twin))
             else:
@@ -156,7 +158,7 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
         left.append(Left(name, 1 + len(more), f"a second copy of {twin} (SOPInstanceUID){others}"))
     if not found and not left:
         raise ScanError(f"{folder} holds no files, give a folder of DICOM files")
-    if not found and all("is no DICOM file" in item.reason for item in left):
+    if not found and all("is not a DICOM file" in item.reason for item in left):
         if (folder / "dataset_description.json").exists():
             raise ScanError(f"{folder} is a BIDS data set, use `cpmae bids`, and `cpmae verify` on single files")
         raise ScanError(f"{folder} holds no DICOM file among its {len(left)}, give a folder of DICOM files")
@@ -184,7 +186,7 @@ def read_whole(path: Path, pixels: bool = True) -> Dataset:
 
 def _read(path: Path, whole: bool, **arguments: object) -> Dataset:
     if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise ScanError(f"{path.name} is no DICOM file")
+        raise ScanError(f"{path.name} is not a DICOM file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of values that break rules of the standard; they are kept as they are
@@ -197,7 +199,7 @@ def _read(path: Path, whole: bool, **arguments: object) -> Dataset:
             if not whole:
                 deque(found.iterall(), 0)  # elements are understood when they are asked for: ask here, once for all
     except InvalidDicomError as error:
-        raise ScanError(f"{path.name} is no DICOM file") from error
+        raise ScanError(f"{path.name} is not a DICOM file") from error
     except DAMAGE as error:
         text = " ".join(str(error).splitlines()[:1])
         raise ScanError(f"{path.name} is truncated or damaged ({text}), copy it again") from error
@@ -262,7 +264,7 @@ def no_head(series: Series) -> str | None:
     if part and not _HEAD_PART.search(part):
         return f"it shows no head but {part} (BodyPartExamined)"
     if first.SOPClassUID not in ENHANCED and not any(i.header.get("ImagePositionPatient") for i in series.instances):
-        return "its pictures say not where they lie, and make no volume"
+        return "its pictures do not say where they lie, and make no volume"
     sorts = {v for i in series.instances for v in _said_of(i.header)}
     for written, what in _SORTS.items():
         for value in sorted(sorts):

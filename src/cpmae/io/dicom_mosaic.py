@@ -125,13 +125,15 @@ def read_mosaic(header: Dataset, name: str) -> Mosaic | None:
     count = numbers.get(_COUNT, [0])[0]
     if count < 1 or count % 1:
         where = "(0019,100A) or the CSA header, which are private and may have been removed"
-        raise ScanError(f"{name} is a mosaic and says not of how many slices ({where}), {advice}")
+        raise ScanError(f"{name} is a mosaic and does not say of how many slices ({where}), {advice}")
     rows, columns, side = int(header.Rows), int(header.Columns), _side(int(count))
     if rows % side or columns % side:
         raise ScanError(f"{name} is a mosaic of {count:g} slices in {rows} rows and {columns} columns, {advice}")
     gap = number_of(header, "SpacingBetweenSlices")
     if not 0 < gap < math.inf:
-        raise ScanError(f"{name} is a mosaic and says not how far apart slices are (SpacingBetweenSlices), {advice}")
+        raise ScanError(
+            f"{name} is a mosaic and does not say how far apart slices are (SpacingBetweenSlices), {advice}"
+        )
     normal = _numbers(csa.get("SliceNormalVector"), 3)
     return Mosaic(rows // side, columns // side, gap, None if normal is None else np.array(normal), numbers)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from cpmae.errors import ScanError
-from cpmae.io.dicom import ENHANCED, Series, image_type, number_of, read_whole
+from cpmae.io.dicom import DAMAGE, ENHANCED, Series, image_type, number_of, read_whole
 from cpmae.io.dicom_mosaic import read_mosaic
 from cpmae.io.dicom_pixels import check_storage, padding
 from cpmae.io.header import MIN_AXIS
@@ -88,8 +88,19 @@ def frames_of(series: Series) -> list[Frame]:
     """Every slice of a series.
 
     Raises:
-        ScanError: if one says not where it lies, or how its voxels are stored cannot be handled; as `read_mosaic`.
+        ScanError: if one does not say where it lies, or how its voxels are stored cannot be handled; if a header breaks
+            the standard; as `read_mosaic`.
     """
+    try:
+        return _frames_of(series)
+    except ScanError:  # a ValueError, as some of the others
+        raise
+    except DAMAGE as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ScanError(f"its headers hold what DICOM does not allow ({text}), export it again") from error
+
+
+def _frames_of(series: Series) -> list[Frame]:
     found = []
     for n, instance in enumerate(series.instances):
         header, name = instance.header, instance.path.name
@@ -151,7 +162,7 @@ def _frame(header: Dataset, group: Dataset | None, name: str, instance: int, ind
     position, cosines = _floats(plane, "ImagePositionPatient", 3), _floats(direction, "ImageOrientationPatient", 6)
     spacing = _floats(measures, "PixelSpacing", 2)
     if position is None or cosines is None or spacing is None:
-        raise ScanError(f"{name} says not where it lies (position, orientation or spacing), export it again")
+        raise ScanError(f"{name} does not say where it lies (position, orientation or spacing), export it again")
     across, down = cosines[:3], cosines[3:]
     if abs(np.linalg.norm(across) - 1) > 0.01 or abs(np.linalg.norm(down) - 1) > 0.01 or abs(across @ down) > 0.01:
         raise ScanError(f"{name} has directions that are not at right angles, {cosines.round(3).tolist()}, correct it")

@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 import nibabel as nib
 
+from cpmae.io import header as headers
+
 MGH_HEAD_BYTES = 284
 MGH_HEADER_BYTES = 90  # of the head; the rest is spare
 MGH_FOOTER_BYTES = 20  # repetition time, flip angle, echo time, inversion time, field of view; then tags with text
+MGH_TAG_BYTES = 12  # before the text of a tag: its kind and length
 _MGH_COMMAND_TAG = 3  # a line of text each
 
 
@@ -37,9 +40,7 @@ class Frame:
             line = text.encode("ascii", "replace") + b"\0"
             tag = struct.pack(">iq", _MGH_COMMAND_TAG, len(line)) + line
             return replace(self, after=self.after.ljust(MGH_FOOTER_BYTES, b"\0") + tag)
-        header = pair_header(self.head)
-        header["descrip"] = text.encode("ascii", "replace")[:79]
-        return self.with_header(header)
+        return self.with_header(headers.marked(pair_header(self.head), text))
 
     def with_header(self, header: Any) -> "Frame":
         """A pair's frame with another header of the same kind; what follows it in the .hdr file stays."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae.errors import ScanError
-from cpmae.volume import voxel_sizes
+from cpmae.volume import grid_distance_mm, voxel_sizes
 
 _DTYPE_OF_CODE = {
     2: "u1",
@@ -32,6 +32,7 @@ VOXEL_RANGE_MM = (0.1, 10.0)
 # has 3 to 5 a direction. Between 8 and a whole brain, the checks of the brain mask decide.
 MIN_AXIS = 8
 STORED_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+FORMS_APART_MM = 2.0  # between corners, as sform and qform place them, worth a warning
 MARK = "de-identified by cpmae"  # begins the description of every result
 _UNITS = {1: "metres", 3: "micrometres"}
 
@@ -102,11 +103,8 @@ def best_affine(header: Any, name: str) -> NDArray[np.float64]:
     zooms = np.asarray(header["pixdim"][1:4], np.float64)
     if not np.isfinite(zooms).all() or (zooms == 0).any():
         raise ScanError(f"{name} has voxel sizes {zooms.tolist()} (pixdim), set them to the real ones in millimetres")
-    if header["pixdim"][0] == 0:  # which stands for 1, and stays in the file as it is
-        header = header.copy()
-        header["pixdim"][0] = 1
     try:
-        affine = np.asarray(header.get_best_affine(), np.float64)
+        affine = np.asarray(_with_qfac(header).get_best_affine(), np.float64)
     except (ValueError, nib.spatialimages.HeaderDataError) as error:
         raise ScanError(f"{name} has no usable orientation ({error}), correct its qform") from error
     if not np.isfinite(affine).all():
@@ -115,6 +113,14 @@ def best_affine(header: Any, name: str) -> NDArray[np.float64]:
     if abs(np.linalg.det(affine[:3, :3])) <= 1e-3 * float(np.prod(voxel_sizes(affine))):
         raise ScanError(f"{name} has a singular affine, {affine[:3, :3].tolist()}, correct its sform or qform")
     return affine
+
+
+def _with_qfac(header: Any) -> Any:
+    """The header for reading its qform: a qfac of 0 stands for 1, and stays 0 in files."""
+    if header["pixdim"][0] == 0:
+        header = header.copy()
+        header["pixdim"][0] = 1
+    return header
 
 
 def is_marked(header: Any) -> bool:
@@ -130,9 +136,28 @@ def doubts(header: Any) -> list[str]:
         found.append(
             f"the header does not say how the head lies; its axes are taken as {letters} (L: towards the left)"
         )
+    found += _contradiction(header)
     if is_marked(header):
         found.append("the header says that this scan was de-identified already; is it the right file?")
     return found
+
+
+def _contradiction(header: Any) -> list[str]:
+    """A warning where sform and qform cannot both be right. With two codes they are of two worlds, but not mirrored."""
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    if min(codes) <= 0:
+        return []
+    try:
+        sform, qform = header.get_sform(), _with_qfac(header).get_qform()
+    except (ValueError, nib.spatialimages.HeaderDataError):  # no qform that could be right
+        return []
+    if np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
+        how = "are mirror images of each other: one of them has left and right the wrong way round"
+    elif codes[0] == codes[1] and (apart := grid_distance_mm(run_shape(header, "")[0], sform, qform)) > FORMS_APART_MM:
+        how = f"place the scan {apart:.0f} mm apart"
+    else:
+        return []
+    return [f"sform and qform of the header {how}; the sform counts here, see whether it is right"]
 
 
 def stored_dtype(header: Any, name: str) -> np.dtype:

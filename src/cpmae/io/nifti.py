@@ -7,6 +7,7 @@ The stored numbers are kept as the file holds them; scaling (`scl_slope`, `scl_i
 import io
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,7 +172,9 @@ def from_volume(volume: Volume) -> NiftiScan:
     """
     dtype = volume.data.dtype
     if dtype.name not in headers.STORED_DTYPES:
-        raise ScanError(f"a volume of {dtype.name} is no scan, convert it to one of {', '.join(headers.STORED_DTYPES)}")
+        raise ScanError(
+            f"a volume of {dtype.name} is not a scan, convert it to one of {', '.join(headers.STORED_DTYPES)}"
+        )
     if not np.isfinite(volume.affine).all() or np.linalg.matrix_rank(volume.affine[:3, :3]) < 3:
         raise ScanError(f"the affine {volume.affine[:3].tolist()} has NaN in it or is singular, correct it")
     return from_image(nib.Nifti1Image(volume.data, volume.affine))
@@ -187,7 +190,10 @@ def from_image(image: Any, name: str = "the image") -> NiftiScan:
         raise ScanError(f"{name} has no affine, which tells where its voxels lie; give it one")
     # other proxies, those of PAR/REC and AFNI files, scale each slice or volume by another factor
     from_file = type(image.dataobj) is nib.arrayproxy.ArrayProxy
-    stored = np.asarray(image.dataobj.get_unscaled() if from_file else image.dataobj)
+    try:
+        stored = np.asarray(image.dataobj.get_unscaled() if from_file else image.dataobj)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ScanError(f"the voxels of {name} cannot be read ({error}), copy its file again") from error
     kind = nib.Nifti2Header if isinstance(image.header, nib.Nifti2Header) else nib.Nifti1Header
     header = kind.from_header(image.header, check=False)
     try:

@@ -36,9 +36,11 @@ def check_output(
     if os.path.isdir(output):
         raise OutputError(f"{output} is a folder, give a file name in it")
     if not output.name.lower().endswith(suffixes):
-        raise OutputError(f"{output.name} does not end in {' or '.join(suffixes)}, choose one of them")
+        raise OutputError(f"{output.name} does not end in {' or '.join(suffixes)}; give it such a name")
     if os.path.lexists(output) and not overwrite:
-        raise OutputError(f"{output} exists already, choose another name or ask to overwrite it (--overwrite)")
+        raise OutputError(
+            f"{output} exists already, choose another name or ask to overwrite it (--overwrite, or overwrite=True)"
+        )
     if not os.path.isdir(folder):
         raise OutputError(f"the folder {folder} does not exist, make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -65,7 +67,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(
-            f"{path} cannot be written ({error.strerror or error}), free space or choose another"
+            f"{path} cannot be written ({error.strerror or error}), free some space or choose another place"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)  # after the rename there is nothing left to remove

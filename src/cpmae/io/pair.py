@@ -42,7 +42,9 @@ def open_pair(path: Path, checked: bool = True) -> NiftiRun:
     try:
         own = pair_header(head)
     except ValueError as error:
-        raise ScanError(f"{name} is no header of a NIfTI or Analyze pair (it {error}), convert it to NIfTI") from error
+        raise ScanError(
+            f"{name} is not the header of a NIfTI or Analyze pair (it {error}), convert it to NIfTI"
+        ) from error
     offset = _image_offset(own, name)
     if isinstance(own, nib.Nifti1Header):  # NIfTI-2 is a subclass
         header, after = own.copy(), head[len(own.binaryblock) :]

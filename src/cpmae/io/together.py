@@ -14,8 +14,8 @@ Writer = Callable[[Path], object]
 
 
 def text_writer(text: str) -> Writer:
-    """What `write_together` needs to write a text, in UTF-8."""
-    return lambda path: path.write_text(text, "utf-8")
+    """What `write_together` needs to write a text, in UTF-8; halves of characters become question marks."""
+    return lambda path: path.write_text(text, "utf-8", errors="replace")
 
 
 def check_outputs(
@@ -107,4 +107,4 @@ def _errors_named(target: Path) -> Iterator[None]:
         yield
     except OSError as error:  # OutputError too
         reason = error.strerror or (error.__cause__.strerror if isinstance(error.__cause__, OSError) else None) or error
-        raise OutputError(f"{target} cannot be written ({reason}), free space or choose another place") from error
+        raise OutputError(f"{target} cannot be written ({reason}), free some space or choose another place") from error

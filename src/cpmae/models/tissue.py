@@ -1,4 +1,4 @@
-"""The tissues a voxel outside the brain is made of, in the order of the decoder's channels."""
+"""The tissues a voxel outside the brain is made of, in the order of the atlas's labels."""
 
 TISSUES = ("air", "csf", "blood", "eye", "soft tissue", "orbit", "mucosa", "skin", "cord", "bone", "marrow")
 # the intensities that paint them: soft tissue is muscle and fat, skin has fat in it

@@ -126,7 +126,7 @@ def _draw_slice(
     """`outlines` are masks by the colours in which they are drawn."""
     step = float(np.clip(voxel_sizes(volume.affine).min(), 0.5, 1.0))  # mm a pixel
     for number, (colour, mask) in enumerate(outlines.items()):
-        image, outline, extent = _world_slice(volume, np.asarray(mask) != 0, plane, step, through)
+        image, outline, extent = _world_slice(volume, np.asarray(mask) != 0, plane, step, through, window[0])
         if number == 0:
             axis.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], origin="lower", extent=extent)
         if outline.min() < 0.5 < outline.max():
@@ -137,7 +137,7 @@ def _draw_slice(
 
 
 def _world_slice(
-    volume: Volume, mask: NDArray[np.bool_], plane: int, step: float, through: NDArray[np.float64]
+    volume: Volume, mask: NDArray[np.bool_], plane: int, step: float, through: NDArray[np.float64], black: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], tuple[float, float, float, float]]:
     """Cut volume and mask along a world plane through a point, so that oblique scans show upright.
 
@@ -147,8 +147,8 @@ def _world_slice(
         through: the point, world mm.
 
     Returns:
-        image and mask (rows up, columns right), float32, 0 past the field of view, and the extent in mm (left, right,
-        bottom, top). Sagittal cuts show the front on the left, as the "left" surface view does.
+        image and mask (rows up, columns right), float32, past the field of view `black` and 0, and the extent in mm
+        (left, right, bottom, top). Sagittal cuts show the front on the left, as the "left" surface view does.
     """
     world = _world_corners(volume)
     across, upwards = [(1, 2), (0, 2), (0, 1)][plane]
@@ -165,12 +165,12 @@ def _world_slice(
     voxels = to_voxel[:3, :3] @ (start[:, None] + moves @ grid) + to_voxel[:3, 3:]
     box, voxels = _touched(voxels, volume.shape)
     image, inside = (
-        ndimage.map_coordinates(np.asarray(array[box], np.float32), voxels, order=1, mode="constant", cval=0.0)
-        for array in (volume.data, mask)
+        ndimage.map_coordinates(np.asarray(array[box], np.float32), voxels, order=1, mode="constant", cval=past)
+        for array, past in ((volume.data, np.nan), (mask, 0.0))
     )
     shape = (len(rows), len(columns))
     width, height = step * (len(columns) - 1), step * (len(rows) - 1)
-    return np.nan_to_num(image).reshape(shape), inside.reshape(shape), (0.0, width, 0.0, height)
+    return np.nan_to_num(image, nan=black).reshape(shape), inside.reshape(shape), (0.0, width, 0.0, height)
 
 
 def _world_corners(volume: Volume) -> NDArray[np.float64]:
