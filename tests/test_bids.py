@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from cpmae import cli
+from cpmae import subject_key as key
 from cpmae.batch.records import Records
-from cpmae.bids import app, key, plan
+from cpmae.bids import app, plan
 from cpmae.bids import dataset as description
 from cpmae.bids import work as bids_work
 from cpmae.bids.plan import Settings

@@ -33,7 +33,7 @@ LEVELS = [
         },
     },
     {"models"},
-    {"volume", "errors", "extras", "options", "stopping", "depth", "tool", "overlay", "motion"},
+    {"volume", "errors", "extras", "options", "stopping", "subject_key", "depth", "tool", "overlay", "motion"},
     {"sequence"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

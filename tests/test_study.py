@@ -288,6 +288,46 @@ def test_series_of_one_person_differ_by_noise_alone_and_other_people_have_other_
     assert {str(d.PatientName) for d in instances(tmp_path / "named")} == {"Deidentified^STUDY-017"}
 
 
+@pytest.mark.thorough
+def test_with_a_subject_key_a_patient_has_one_head_whoever_else_is_there(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(bytes(range(32)))
+    (tmp_path / "other").write_bytes(bytes(32))
+    for name, patients in (("alone", "B"), ("both", "AB")):
+        for n, patient in enumerate(patients, 1):
+            dp.classic(tmp_path / name / patient, STORED, AFFINE, PatientID=patient, SeriesNumber=n)
+    nib.save(nib.Nifti1Image(BRAIN.astype(np.uint8), AFFINE), tmp_path / "mask.nii.gz")
+    tool = f"command:sh -c 'cp {tmp_path}/mask.nii.gz {{mask}}' {{input}}"
+
+    def of_b(name: str, key: str) -> NDArray:
+        out = tmp_path / f"{name} {key}"
+        ran = run(
+            *("deidentify", tmp_path / name, out, "--brain-extractor", tool, "--subject-key", tmp_path / key, "--json")
+        )
+        account = json.loads(ran.stdout)
+        (entry,) = [entry for entry in account["series"] if entry["patient_id"] == "B"]
+        assert account["seed"] == "secret" and {d.PatientID for d in instances(out / entry["folder"])} == {
+            entry["new_patient_id"]
+        }
+        return volume(out / entry["folder"])
+
+    one, again, other = of_b("alone", "key"), of_b("both", "key"), of_b("alone", "other")
+    outside = one != STORED
+    assert phantom.smooth_share(one, again, outside) < 0.1 < 0.3 < phantom.smooth_share(one, other, outside)
+    ran = run("deidentify", tmp_path / "alone", tmp_path / "x", "--subject-key", tmp_path / "key", "--seed", "1")
+    assert ran.exit_code == 2 and "not both" in ran.stderr
+
+
+def test_a_series_that_does_not_reach_the_brain_says_so(tmp_path: Path) -> None:
+    below = AFFINE.copy()
+    below[2, 3] -= 300
+    world = uid.generate_uid()
+    dp.classic(tmp_path / "in" / "a", STORED, AFFINE, SeriesNumber=1, FrameOfReferenceUID=world)
+    noise = np.random.default_rng(1).integers(1, 99, STORED.shape).astype(np.uint16)
+    dp.classic(tmp_path / "in" / "b", noise, below, SeriesNumber=2, FrameOfReferenceUID=world, EchoTime=90)
+    ran = run("deidentify", tmp_path / "in", tmp_path / "out", "--brain-mask", mask_file(tmp_path))
+    assert ran.exit_code == 1 and "failed: the brain lies outside of its field of view" in ran.stderr, ran.stderr
+
+
 def test_a_bad_instance_fails_its_series_and_nothing_is_written(folder: Path) -> None:
     path = folder / "in" / "im0006"
     path.write_bytes(path.read_bytes()[:-500])

@@ -151,6 +151,9 @@ def deidentify(
         str | None,
         typer.Option(metavar="ID", help="DICOM: the pseudonym to put in; by default a random number for each patient."),
     ] = None,
+    subject_key: Annotated[
+        Path | None, typer.Option(help="DICOM: a secret, with which a patient gets the same draw in every run.")
+    ] = None,
     allow_burned_in: Annotated[
         bool, typer.Option("--allow-burned-in", help="DICOM: handle series that say text is burned into their pixels.")
     ] = False,
@@ -163,7 +166,9 @@ def deidentify(
     from cpmae.options import Options
 
     _one_of_two(brain_mask, brain_extractor)
-    _only_for_dicom(input, metadata, retain, patient_id, allow_burned_in)
+    _only_for_dicom(input, metadata, retain, patient_id, allow_burned_in, subject_key)
+    if subject_key and seed is not None:
+        raise typer.BadParameter("give --seed or --subject-key, not both")
     if no_sidecar and os.path.isdir(input):  # Path.is_dir raises where a folder may not be searched
         raise typer.BadParameter("--no-sidecar is for files, DICOM folders have no sidecars")
     options = Options(
@@ -178,9 +183,12 @@ def deidentify(
     )
     if os.path.isdir(input):
         from cpmae.study import StudyOptions
+        from cpmae.subject_key import read_key
 
         files = {"brain_mask": brain_mask, "save_brain_mask": save_brain_mask, "picture": picture, "weights": weights}
-        study = StudyOptions(frozenset(retain or ()), allow_burned_in, patient_id)
+        study = StudyOptions(
+            frozenset(retain or ()), allow_burned_in, patient_id, read_key(subject_key) if subject_key else None
+        )
         return _deidentify_study(input, output, options, study, as_json, overwrite, files)
     with status() as tell:
         result = deidentify_file(
@@ -235,10 +243,15 @@ def _say(text: str) -> None:
 
 
 def _only_for_dicom(
-    input: Path, metadata: str, retain: Sequence[str] | None, patient_id: str | None, allow_burned_in: bool
+    input: Path,
+    metadata: str,
+    retain: Sequence[str] | None,
+    patient_id: str | None,
+    allow_burned_in: bool,
+    subject_key: Path | None,
 ) -> None:
-    if (retain or patient_id is not None or allow_burned_in) and not os.path.isdir(input):
-        raise typer.BadParameter("--retain, --patient-id and --allow-burned-in are for DICOM folders")
+    if (retain or patient_id is not None or allow_burned_in or subject_key) and not os.path.isdir(input):
+        raise typer.BadParameter("--retain, --patient-id, --allow-burned-in and --subject-key are for DICOM folders")
     if (retain or patient_id is not None) and metadata == "keep":
         raise typer.BadParameter("--metadata keep retains everything, give it or --retain and --patient-id")
     if patient_id is not None:

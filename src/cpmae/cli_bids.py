@@ -94,11 +94,11 @@ def bids(
         raise SettingsError("cpmae bids does not run on Windows, use Linux, macOS or the Windows Subsystem for Linux")
     from cpmae.bids import app
     from cpmae.bids.dataset import LEFT_OUT, dated_labels
-    from cpmae.bids.key import read_key
     from cpmae.bids.plan import Settings
     from cpmae.io.bids import choose, find
     from cpmae.options import Options
     from cpmae.progress import progress_table
+    from cpmae.subject_key import read_key
 
     if scheduler and slurm:
         raise typer.BadParameter("give --scheduler or --slurm, not both")

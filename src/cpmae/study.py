@@ -30,6 +30,7 @@ from cpmae.io.together import Writer, check_outputs, write_together
 from cpmae.metadata_dicom import Identity, deidentify_header
 from cpmae.options import Options
 from cpmae.shared_mask import FoundBrain, given_mask, lender
+from cpmae.subject_key import seed_of
 
 if TYPE_CHECKING:
     from cpmae import steps
@@ -47,11 +48,13 @@ class StudyOptions:
         allow_burned_in: handle series whose pixels are said to hold text (BurnedInAnnotation YES), which stays where
             it lies on the brain.
         patient_id: what the one patient in the folder is called from now on; a random number if None.
+        subject_key: a secret from which the seed of each patient follows, see `subject_key`.
     """
 
     retain: frozenset[str] = frozenset()
     allow_burned_in: bool = False
     patient_id: str | None = None
+    subject_key: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class StudyResult:
 
     Attributes:
         account: plain numbers and strings for JSON: `series` (one entry each), `left_out`, `failed`; names of series
-            and files are the input's and may identify.
+            and files and `patient_id` are the input's and may identify.
         warnings: sentences for the user.
         handled, left_out, failed: names with reasons.
     """
@@ -100,6 +103,12 @@ class _Run:
     heads: dict[tuple[str, str], list[_Head]] = field(default_factory=dict)  # of each world, the T1w's first
     drawn: dict[str, "steps.Head"] = field(default_factory=dict)  # the first of each patient
     warnings: list[str] = field(default_factory=list)
+
+    def seed_of(self, patient: str) -> int:
+        """Another for each patient."""
+        if self.study.subject_key:
+            return seed_of(self.study.subject_key, patient)
+        return (self.seed + self.patients.setdefault(patient, len(self.patients))) % 2**63
 
 
 def deidentify_study(
@@ -270,7 +279,14 @@ def _one_series(run: _Run, series: Series, stacks: list[Stack], folder: Path) ->
     if own and own.is_own:  # from here on it lends, since what lends has to be in the result
         run.heads.setdefault(series.world, []).append(own)
         run.drawn.setdefault(series.patient, own.drawn)
-    return {"instances": len(series.instances), "volumes": accounts}
+    header = series.instances[0].header
+    old = str(header.get("PatientID", ""))
+    return {
+        "patient_id": old,
+        "new_patient_id": run.identity.patient_id(series.patient) if run.identity.clean else old,
+        "instances": len(series.instances),
+        "volumes": accounts,
+    }
 
 
 def _of_volume(stacks: list[Stack], count: int, reason: str) -> str:
@@ -306,10 +322,9 @@ def _volume(
         mask, _ = steps.search_brain(scan.scaled(), run.options.brain_extractor, device)
     if mask is not None:
         scan, mask = dicom_scan.without_holes(scan, mask, stack)
-    person = run.patients.setdefault(series.patient, len(run.patients))
     # another draw for each person, and in all volumes of one the same head and texture under other noise
     asked = run.options.for_sequence(series.sequence)
-    options = replace(asked, seed=(run.seed + person) % 2**63, noise_number=run.volumes)
+    options = replace(asked, seed=run.seed_of(series.patient), noise_number=run.volumes)
     run.volumes += 1
     done = pipeline.deidentify_scan(
         scan,
@@ -348,6 +363,8 @@ def _lent(
     head = own or lender(run.heads.get(series.world, []), stack.shape, stack.affine)
     if head:
         mask, doubt = lending.taken_over(head, scan, compared)
+        if mask is not None and not mask.any():
+            raise ScanError("the brain lies outside of its field of view, in which nothing else shows where a head is")
         text = f"{series.name}: {doubt}"
         run.warnings += [text] if doubt and text not in run.warnings else []
         return mask, head.drawn.elsewhere() if mask is None else head.drawn, mask is None

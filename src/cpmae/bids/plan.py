@@ -11,9 +11,8 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from cpmae import __version__
+from cpmae import __version__, subject_key
 from cpmae.batch.records import FOLDER, Job, digest, sha256
-from cpmae.bids import key as subject_key
 from cpmae.errors import WeightsError
 from cpmae.io.bids import Dataset, Scan
 from cpmae.options import DRAWING, Options
@@ -43,7 +42,7 @@ class Settings:
         placement: "derivative", files under derived names, or "raw", a data set under the original names.
         options: of every scan; its seed and number of noise are not used.
         weights: a weight file; the package's own if None.
-        key: the secret of `bids.key`; every run has one of its own if None.
+        key: the secret of `subject_key`; every run has one of its own if None.
         keep_columns: of tables, besides those that are kept anyway.
         pictures: a folder for before/after pictures, which identify people.
     """

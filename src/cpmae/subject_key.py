@@ -1,4 +1,4 @@
-"""The seed of a person, from a secret and the person's label: all scans of one person get the same draw.
+"""The seed of a person, from a secret and a label or patient ID: all scans of one person get the same draw.
 
 HMAC-SHA256 (RFC 2104) is a random function for whoever has no secret: the seeds of other people, and of other data
 sets, say nothing of one. The secret is written nowhere.
@@ -32,7 +32,7 @@ def read_key(path: Path) -> bytes:
 
 
 def seed_of(key: bytes, subject: str) -> int:
-    """0 to 2^63 - 1; `subject` is the label without `sub-`."""
+    """0 to 2^63 - 1; `subject` is a label of BIDS without `sub-`, or what tells patients of DICOM apart."""
     return int.from_bytes(_digest(key, f"seed of sub-{subject}")[:8]) >> 1
 
 
