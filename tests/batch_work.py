@@ -1,6 +1,6 @@
 """Cheap work for tests of the batch: real files, written together, by real processes. As a script, a whole batch.
 
-python batch_work.py ROOT JOBS WORKERS [NAME]
+python batch_work.py ROOT JOBS WORKERS [NAME [HOW]]
 """
 
 import hashlib
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from cpmae.batch.engine import run
-from cpmae.batch.lease import leased_folder, remove_dead
 from cpmae.batch.local import LocalWorkers
 from cpmae.batch.records import Job, Outcome, Records
 from cpmae.errors import ScanError
 from cpmae.io.together import write_together
+from cpmae.leased import leased_folder, remove_dead
 from cpmae.stopping import exit_on_signals
 
 ORIGINAL = b"voxels of the original"
@@ -53,9 +53,6 @@ def work(task: dict[str, Any], staging: Path) -> tuple[Sequence[Path], dict[str,
         raise ScanError(f"{root}/{name} shows no head by /home/Doe/weights.json, give one")
     if how == "broken":
         raise KeyError("Doe^Jane")
-    if how == "deadly" or (how == "deadly once" and not (root / f"{name}.once").exists()):
-        (root / f"{name}.once").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
     if how == "waits for the next to be read":
         deadline = time.monotonic() + 20
         while not (root / "was-read").exists():
@@ -66,6 +63,11 @@ def work(task: dict[str, Any], staging: Path) -> tuple[Sequence[Path], dict[str,
     with tempfile.NamedTemporaryFile() as copy:  # as brain extractors do
         copy.write(ORIGINAL)
         copy.flush()
+        if how == "deadly" or (how == "deadly once" and not (root / f"{name}.once").exists()):
+            (root / f"{name}.once").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "for ever":
+            time.sleep(600)
         paths = [root / "out" / f"{name}.{number}" for number in (1, 2)]
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +82,8 @@ def work(task: dict[str, Any], staging: Path) -> tuple[Sequence[Path], dict[str,
         import torch
 
         return paths, {"threads": torch.get_num_threads()}
+    if how == "tells its process":
+        return paths, {"process": os.getpid()}
     return paths, {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
 
 
@@ -105,6 +109,7 @@ if __name__ == "__main__":
     exit_on_signals()  # as the command line does
     where, many, workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     kind = sys.argv[4] if len(sys.argv) > 4 else "scan"
-    counts, _ = batch(where, [job(where, f"{kind}-{i}", "slowly") for i in range(many)], workers)
+    manner = sys.argv[5] if len(sys.argv) > 5 else "slowly"
+    counts, _ = batch(where, [job(where, f"{kind}-{i}", manner) for i in range(many)], workers)
     print(dict(counts))
     sys.exit(1 if counts["failed"] + counts["crashed"] else 0)

@@ -7,7 +7,8 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -170,7 +171,7 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str
     """`tool(how)` is an extractor argument; temporary files go to a folder of their own, with a space in its name."""
     script = tmp_path / "my tool.py"
     script.write_text(TOOL)
-    (tmp_path / "temporary files").mkdir()
+    (tmp_path / "temporary files").mkdir(exist_ok=True)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary files"))
     monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
     return lambda how="": f"command:{shlex.quote(sys.executable)} {shlex.quote(str(script))} {{input}} {{mask}} {how}"
@@ -247,6 +248,70 @@ extract_brain(Volume(np.ones((20, 20, 20), np.float32), np.eye(4)), {command!r})
     assert not list(tmp_path.iterdir())
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
+
+
+BUSY = """
+import sys, tempfile, numpy as np
+tempfile.tempdir = sys.argv[1]
+from cpmae.brain import extract_brain
+from cpmae.volume import Volume
+extract_brain(Volume(np.ones((20, 20, 20), np.float32), np.eye(4)), sys.argv[2])
+"""
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", list[int]]]:
+    """A process whose command runs on, a script that starts others as FSL's bet does; and the numbers of these two."""
+    files, numbers = tmp_path / "temporary files", tmp_path / "numbers"
+    files.mkdir(exist_ok=True)
+    command = f"command:sh -c 'sleep 600 & echo $$ $! > {numbers}; wait' {{input}} {{mask}}"
+    process = subprocess.Popen([sys.executable, "-c", BUSY, str(files), command])
+    until(lambda: numbers.exists() and len(numbers.read_text().split()) == 2)
+    mine = [int(word) for word in numbers.read_text().split()]
+    yield process, mine
+    with suppress(ProcessLookupError):
+        os.killpg(mine[0], signal.SIGKILL)
+    process.kill()
+    process.wait()
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def running() -> dict[int, int]:
+    """Number to parent; without those that have ended and whom nobody has asked for their end yet."""
+    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True)
+    rows = (line.split() for line in table.stdout.splitlines())
+    return {int(number): int(parent) for number, parent, state in rows if not state.startswith("Z")}
+
+
+def test_a_command_ends_with_its_parent_that_is_killed_and_the_scan_goes(
+    tmp_path: Path, busy: tuple["subprocess.Popen[bytes]", list[int]]
+) -> None:
+    process, theirs = busy
+    assert set(theirs) <= running().keys() and len(left_over(tmp_path)) == 1
+    process.kill()
+    process.wait()
+    until(lambda: not set(theirs) & running().keys() and not left_over(tmp_path))
+
+
+def test_a_command_removes_the_scan_of_one_with_which_all_was_killed(
+    ras: Volume, tmp_path: Path, busy: tuple["subprocess.Popen[bytes]", list[int]], tool: Callable[[str], str]
+) -> None:
+    """As at the end of a cluster's job."""
+    process, theirs = busy
+    (watcher,) = (number for number, parent in running().items() if parent == process.pid and number not in theirs)
+    for number in (watcher, process.pid, *theirs):
+        os.kill(number, signal.SIGKILL)
+    process.wait()
+    (left,) = left_over(tmp_path)
+    assert (left / "input.nii.gz").exists()
+    brain.extract_brain(ras, tool(""))
+    assert not left_over(tmp_path)
 
 
 def test_a_tool_is_found_from_the_folder_of_the_caller(

@@ -14,10 +14,12 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
 
 from cpmae.errors import CpmaeError, ScanError
 from cpmae.io import dicom, dicom_pixels, dicom_scan
 from cpmae.io.dicom_volumes import Stack, frames_of, no_volume, stacks_of
+from cpmae.metadata_dicom import Identity, deidentify_header
 
 DATA, BRAIN = phantom.head()
 STORED = np.rint(DATA * 8).astype(np.uint16)
@@ -75,6 +77,29 @@ def test_highdicom_reads_the_same_grid(tmp_path: Path, kind: str) -> None:
     assert np.array_equal(in_world(scan.stored, scan.affine, (volume.array, theirs)), volume.array)
 
 
+@pytest.mark.parametrize("kind", ["classic", "enhanced"])
+def test_highdicom_opens_what_was_cleaned_and_written(tmp_path: Path, kind: str) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    turned, affine = phantom.turned(STORED, "oblique")
+    if kind == "classic":
+        paths = dp.classic(tmp_path, turned, affine)
+    else:
+        paths = [dp.enhanced(tmp_path / "all.dcm", turned, affine)]
+    identity = Identity()
+    for path in paths:
+        whole = dicom.read_whole(path)
+        dicom_pixels.put_pixels(whole, dicom_pixels.get_pixels(whole, path.name) ^ 1)
+        deidentify_header(whole, identity, "someone")
+        whole.save_as(path, enforce_file_format=True)
+    found = [pydicom.dcmread(path) for path in paths]
+    if kind == "classic":
+        volume = highdicom.get_volume_from_series(found)
+    else:
+        volume = highdicom.Image.from_dataset(found[0]).get_volume(apply_real_world_transform=False)
+    theirs = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine  # LPS+ to RAS+
+    assert np.array_equal(in_world(turned, affine, (volume.array, theirs)) ^ 1, volume.array)
+
+
 def test_nested_unsorted_files_without_suffix_are_sorted_by_position(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     numbers = rng.permutation(STORED.shape[2])
@@ -97,6 +122,26 @@ def test_a_second_copy_of_a_slice_is_left_out(tmp_path: Path) -> None:
         (tmp_path / "again" / path.name).write_bytes(path.read_bytes())
     _, found = dicom.find_series(tmp_path)
     assert sorted(item.count for item in found) == [1, 9]  # not a line for each file
+
+
+def test_two_slices_at_one_place_are_named(tmp_path: Path) -> None:
+    def again(data: Dataset, k: int) -> None:
+        if k == 9:
+            data.ImagePositionPatient = dp.planes(STORED.shape, AFFINE)[0][4]
+
+    dp.classic(tmp_path, STORED[:, :, :10], AFFINE, again)
+    series = one_series(tmp_path)
+    stacks, _ = stacks_of(frames_of(series), "x")
+    with pytest.raises(ScanError, match=r"slice 5 \(im0005\) and slice 10 \(im0010\) lie at one position"):
+        no_volume(stacks, "x")
+
+
+def test_a_slice_of_another_size_lies_at_no_others_place(tmp_path: Path) -> None:
+    dp.classic(tmp_path, STORED[:, :, :9], AFFINE, SeriesInstanceUID="1.2.3")
+    dp.classic(tmp_path / "b", STORED[:-2, :, :1], AFFINE, SeriesInstanceUID="1.2.3")
+    stacks, _ = stacks_of(frames_of(one_series(tmp_path)), "x")
+    with pytest.raises(ScanError, match="1 slice fits no volume with the others"):
+        no_volume(stacks, "x")
 
 
 def test_gantry_tilt_makes_a_skew_grid(tmp_path: Path) -> None:

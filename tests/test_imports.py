@@ -25,6 +25,7 @@ LEVELS = [
             "metadata",
             "metadata_dicom",
             "metadata_dicom_tags",
+            "metadata_dicom_text",
             "metadata_json",
             "metadata_tsv",
             "shared_mask",
@@ -33,7 +34,19 @@ LEVELS = [
         },
     },
     {"models"},
-    {"volume", "errors", "extras", "options", "stopping", "subject_key", "depth", "tool", "overlay", "motion"},
+    {
+        "volume",
+        "errors",
+        "extras",
+        "options",
+        "stopping",
+        "subject_key",
+        "depth",
+        "tool",
+        "overlay",
+        "motion",
+        "leased",
+    },
     {"sequence"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

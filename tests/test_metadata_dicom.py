@@ -12,12 +12,14 @@ import numpy as np
 import phantom
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
 
 from cpmae import metadata_json
-from cpmae.metadata_dicom import Identity, deidentify_header
+from cpmae.metadata_dicom import Identity, deidentify_header, pictures_of
 from cpmae.options import Options
 
 STORED = np.rint(phantom.head()[0] * 8).astype(np.uint16)[:, :, 30:32]
@@ -197,6 +199,129 @@ def test_short_names_and_names_among_codes_go_and_terms_stay(tmp_path: Path) -> 
     data.BodyPartExamined = "HEAD"
     deidentify_header(data, Identity(), "someone")
     assert data.BodyPartExamined == "HEAD"
+
+
+KEPT = [  # texts and code strings of makers and of the standard
+    ("SoftwareVersions", "syngo MR XA30"),
+    ("SoftwareVersions", "syngo MR 20.1"),
+    ("SoftwareVersions", "syngo MR 2004V 4VB11D"),
+    ("SoftwareVersions", ["27", "LX", "MR Software release:DV27.1_R03_2118.a"]),
+    ("SoftwareVersions", ["5.1.7", "5.1.72", "12.1.10"]),
+    ("SequenceName", "*tfl3d1_16ns"),
+    ("ReceiveCoilName", "HeadNeck_20_TCS"),
+    ("ScanOptions", ["PFP", "SFS", "FAST_GEMS"]),
+    ("PatientPosition", "HFS"),
+    ("SequenceVariant", ["SK", "SP", "MP", "OSP"]),
+    ("MRAcquisitionType", "3D"),
+    ("BodyPartExamined", "HEAD"),
+    *(
+        ("ImageType", ["DERIVED", "PRIMARY", *kinds.split()])
+        for kinds in (
+            "M P R I NORM DIS2D DIS3D ND MOSAIC MPR FFE M_FFE M_SE T1_MAP ADC TRACEW FM4_1 DIFFUSION",
+            "FLUID_ATTENUATED PROTON_DENSITY B_1000 TI_2500",
+        )
+    ),
+    ("ImageType", ["DERIVED", "PRIMARY", "CSA RESAMPLED", "", "PROJECTION IMAGE"]),
+    ("AcquisitionNumber", 9999999),
+    ("SeriesNumber", 30001),
+    ("EchoTime", 2.98),
+]
+GONE = [  # and what becomes of it
+    ("SoftwareVersions", "syngo 20250618", None),
+    ("SoftwareVersions", "20250618101112", None),
+    ("SoftwareVersions", ["syngo MR E11", "N4_VE11E_LATEST_20160120"], ["syngo MR E11", ""]),
+    ("SequenceName", "*tfl 2025-06-18", None),
+    ("SequenceName", "*tfl 18.06.2025", None),
+    ("ReceiveCoilName", "coil QX3306498", None),
+    ("ReceiveCoilName", ["of Sankt", "Anna Haus"], None),  # the institution's name goes over two values
+    ("ReceiveCoilName", "coil ST4711", None),  # StudyID
+    ("ManufacturerModelName", "Dep Neuro Xyz", None),  # the department
+    ("Manufacturer", "QX1714134", ""),
+    ("ScanOptions", ["FS", "20250618"], ["FS", ""]),
+    ("ScanOptions", "18 JUN 25", ""),
+    ("ScanOptions", "A1B2C3D4E5", ""),
+    ("ScanOptions", "as the doctor said", ""),  # more than a code string holds
+    ("ImageType", ["DERIVED", "PRIMARY", "M", "QX9347278"], ["DERIVED", "PRIMARY", "M", ""]),
+    ("PatientPosition", "QXLI", ""),
+    ("ContentQualification", "QXLI", ""),
+    ("SequenceVariant", ["SP", "QXLI"], ["SP", ""]),
+    ("AcquisitionNumber", 19480705, ""),
+    ("SeriesNumber", 20250618, ""),
+    ("InstanceNumber", -20250618, ""),
+    ("EchoTime", 20250618.5, None),
+    ("TriggerTime", 36672000.0, None),  # the time of the day in ms
+    ("EchoTrainLength", 10**7, None),
+]
+
+
+def with_value(keyword: str, value: object) -> Dataset:
+    return header(
+        **{"StudyID": "ST4711", "InstitutionalDepartmentName": "Dep Neuro Xyz", "InstitutionName": "Sankt Anna"},
+        **{keyword: value},
+    )
+
+
+@pytest.mark.parametrize(("keyword", "value"), KEPT)
+@pytest.mark.parametrize("retain", [(), ("dates",)], ids=str)
+def test_what_makers_write_stays(keyword: str, value: object, retain: tuple) -> None:
+    data = with_value(keyword, value)
+    deidentify_header(data, Identity(retain=frozenset(retain)), "a")
+    assert data[keyword].value == value
+
+
+@pytest.mark.filterwarnings("ignore:.*VR CS")
+@pytest.mark.parametrize(("keyword", "value", "expected"), GONE)
+@pytest.mark.parametrize("retain", [(), ("dates",)], ids=str)
+def test_dates_and_identifiers_where_makers_write_go(
+    keyword: str, value: object, expected: object, retain: tuple
+) -> None:
+    data = with_value(keyword, value)
+    data.MREchoSequence = Sequence([with_value(keyword, value)])
+    deidentify_header(data, Identity(retain=frozenset(retain)), "a")
+    again = pydicom.dcmread(BytesIO(written(data)))
+    for found in (again, again.MREchoSequence[0]):
+        assert (keyword in found) is (expected is not None) and (found.get(keyword) or "") == (expected or "")
+
+
+def test_an_enhanced_image_keeps_an_instance_number(tmp_path: Path) -> None:
+    data = pydicom.dcmread(dp.enhanced(tmp_path / "e.dcm", STORED, AFFINE, InstanceNumber=20250618))
+    deidentify_header(data, Identity(), "a")
+    assert data.InstanceNumber == 1  # which its class demands
+
+
+def test_what_integers_mean_stays_however_large_it_is() -> None:
+    mapping = item(RealWorldValueSlope=3e7, RealWorldValueIntercept=-4e8, DoubleFloatRealWorldValueLastValueMapped=1e9)
+    data = header(RescaleSlope=2e7, RescaleIntercept=-5e7, RealWorldValueMappingSequence=Sequence([mapping]))
+    deidentify_header(data, Identity(), "a")
+    assert (data.RescaleSlope, data.RescaleIntercept) == (2e7, -5e7)
+    (found,) = data.RealWorldValueMappingSequence
+    assert (found.RealWorldValueSlope, found.RealWorldValueIntercept) == (3e7, -4e8)
+    assert found.DoubleFloatRealWorldValueLastValueMapped == 1e9
+
+
+def broken() -> Dataset:
+    """A header with values that are longer than the standard allows, as a file has them before they are looked at."""
+    data = pydicom.dcmread(BytesIO(written(header())))
+    for tag, vr, value in (
+        (0x00181020, "LO", b"x" * 70),
+        (0x0020000D, "UI", b"1.2." + b"3" * 66),
+        (0x00180081, "DS", b"2.9" + b"0" * 19),
+    ):
+        data[tag] = RawDataElement(Tag(tag), vr, len(value), value, 0, False, True)
+    return data
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["basic", "keep"])
+def test_headers_that_break_rules_are_cleaned_without_a_word(clean: bool, recwarn: pytest.WarningsRecorder) -> None:
+    data = broken()
+    deidentify_header(data, Identity(clean), "a")
+    written(data)
+    assert not recwarn.list and data.SoftwareVersions == "x" * 70 and data.EchoTime == 2.9
+
+
+def test_headers_that_break_rules_are_looked_through_without_a_word(recwarn: pytest.WarningsRecorder) -> None:
+    assert pictures_of(broken()) == [0x00281050, 0x00281051]  # the window
+    assert not recwarn.list
 
 
 def test_stacks_stay_apart_under_numbers(tmp_path: Path) -> None:
@@ -401,6 +526,14 @@ CODES = {  # and whether they stay
     "no scheme": ({"CodeValue": "Zq"}, False),
     "no code": ({"CodingSchemeDesignator": "99ZQ"}, False),
     "a sentence": ({"LongCodeValue": "Zq fell off", "CodingSchemeDesignator": "SCT"}, False),
+    "a name": ({"CodeValue": "Zq", "CodingSchemeDesignator": "SCT", "CodeMeaning": "Zq"}, False),
+    "an identifier": ({"CodeValue": "ZQ4307744", "CodingSchemeDesignator": "SRT"}, False),
+    "a date": ({"CodeValue": "20251004", "CodingSchemeDesignator": "SCT"}, False),
+    "a number of a hospital": ({"CodeValue": "471123456", "CodingSchemeDesignator": "SCT"}, False),
+    "not in the dictionary": ({"CodeValue": "1234567890005", "CodingSchemeDesignator": "SCT"}, True),
+    "former SNOMED": ({"CodeValue": "T-D1100", "CodingSchemeDesignator": "SRT"}, True),
+    "units": ({"CodeValue": "mm-1", "CodingSchemeDesignator": "UCUM"}, True),
+    "no units": ({"CodeValue": "Zq", "CodingSchemeDesignator": "UCUM"}, False),
 }
 
 
@@ -408,7 +541,7 @@ CODES = {  # and whether they stay
 @pytest.mark.parametrize("name", CODES)
 def test_codes_of_schemes_that_are_not_public_go(name: str, keyword: str) -> None:
     values, stays = CODES[name]
-    public = item(CodeValue="1", CodingSchemeDesignator="DCM", CodeMeaning="One")
+    public = item(CodeValue="113100", CodingSchemeDesignator="DCM")
     data = header(**{keyword: Sequence([item(**values), public])})
     alone = header(**{keyword: Sequence([item(**values)])})
     data.MREchoSequence = Sequence([item(**{keyword: Sequence([item(**values)])})])
@@ -427,14 +560,27 @@ def test_code_elements_outside_of_codes_go() -> None:
     assert "Zq" not in str(data) and "ZQ" not in str(data)
 
 
-@pytest.mark.parametrize("when", ["2025-06-18", "18.06.2025", "20250618", "18/6/25", "18 June 2025", "of Ms DOE"])
-def test_a_meaning_with_a_date_or_a_name_goes(when: str) -> None:
-    code = {"CodeValue": "69536005", "CodingSchemeDesignator": "SCT"}
-    data = header(AnatomicRegionSequence=Sequence([item(**code, CodeMeaning=f"Head {when}")]))
+MEANINGS = [
+    ("69536005", "SCT", "Head", "Head"),
+    ("69536005", "SCT", "Head structure (body structure)", "Head structure (body structure)"),
+    ("69536005", "SCT", "of Ms Zq, 18.06.2025", "Head"),  # pydicom's dictionary knows it
+    ("T-D1100", "SRT", "Zq", "Head"),
+    ("1", "UCUM", "Zq", "no units"),
+    ("113100", "DCM", "Zq", "Basic Application Confidentiality Profile"),
+    ("1234567890005", "SCT", "Zq", "1234567890005"),  # no dictionary knows it, and any words may be a name
+]
+
+
+@pytest.mark.parametrize(("value", "scheme", "meaning", "expected"), MEANINGS)
+def test_what_a_code_means_is_said_in_the_words_of_a_dictionary(
+    value: str, scheme: str, meaning: str, expected: str
+) -> None:
+    code = item(CodeValue=value, CodingSchemeDesignator=scheme, CodingSchemeVersion="ZQ476", CodeMeaning=meaning)
+    data = header(AnatomicRegionSequence=Sequence([code]))
     deidentify_header(data, Identity(), "a")
-    assert data.AnatomicRegionSequence[0].CodeValue == "69536005" and not data.AnatomicRegionSequence[0].get(
-        "CodeMeaning"
-    )
+    (found,) = data.AnatomicRegionSequence
+    assert (found.CodeValue, found.CodingSchemeDesignator, found.CodeMeaning) == (value, scheme, expected)
+    assert "CodingSchemeVersion" not in found
 
 
 def test_initials_that_are_a_scheme_do_not_take_it_from_its_codes() -> None:
@@ -453,7 +599,7 @@ def test_schemes_that_are_not_public_are_not_named_and_uids_of_schemes_are_the_s
         for name, uid in schemes.items()
     )
     data.CodingSchemeIdentificationSequence.append(item(CodingSchemeUID="1.2.276.0.76.3.1.999.6"))
-    code = {"CodeValue": "1", "CodingSchemeDesignator": "DCM", "CodeMeaning": "One"}
+    code = {"CodeValue": "113100", "CodingSchemeDesignator": "DCM"}
     inner = item(**code, ContextUID="1.2.840.10008.6.1.2", MappingResourceUID="1.2.276.0.76.3.1.999.7")
     data.AnatomicRegionSequence = Sequence([inner])
     deidentify_header(data, Identity(), "a")

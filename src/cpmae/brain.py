@@ -8,7 +8,6 @@ HD-BET: https://doi.org/10.1002/hbm.24750.
 import importlib
 import os
 import shlex
-import tempfile
 import threading
 import warnings
 from functools import cache
@@ -60,6 +59,7 @@ def extract_brain(volume: Volume, extractor: str = "deepbet", device: str = "cpu
     Raises:
         BrainMaskError: if no brain is found, the extractor fails or is unknown.
         MissingExtraError: if the extractor is not installed.
+        OutputError: if the system's temporary folder can hold no file for a command.
     """
     finite = _finite(volume)
     if extractor.startswith(COMMAND):
@@ -305,21 +305,23 @@ def _command(volume: Volume, template: str) -> NDArray[np.bool_]:
         raise BrainMaskError(
             f"the command {template!r} lacks {{input}} or {{mask}}, put both where the tool wants its files"
         )
+    from cpmae.leased import temporary_folder  # here, since Windows lacks its locks
+
     words = _words(template)
-    with tempfile.TemporaryDirectory(prefix="cpmae-") as folder:  # mode 0700
-        source, target = Path(folder) / "input.nii.gz", Path(folder) / "mask.nii.gz"
+    with temporary_folder() as folder:  # mode 0700
+        source, target = folder / "input.nii.gz", folder / "mask.nii.gz"
         nib.Nifti1Image(volume.data, volume.affine).to_filename(source)
         words = [w.replace("{input}", str(source)).replace("{mask}", str(target)) for w in words]
         try:
-            code, output = run_tool(words, folder)
+            code, output = run_tool(words, str(folder))
         except OSError as error:
             reason = f"{words[0]} cannot be started ({error.strerror}), check that it is installed"
             raise BrainMaskError(reason) from error
         if code:
             raise _failed(f"{words[0]} failed with exit code {code}", output)
         for name in _MASK_NAMES:
-            if (Path(folder) / name).exists():
-                return load_brain_mask(Path(folder) / name, volume.shape, volume.affine)
+            if (folder / name).exists():
+                return load_brain_mask(folder / name, volume.shape, volume.affine)
         raise BrainMaskError(f"{words[0]} ended well but wrote no mask, check where {{mask}} stands in {template!r}")
 
 

@@ -2,16 +2,14 @@
 
 The basic profile of PS3.15, Table E.1-1 (dicom.nema.org/medical/dicom/current/output/html/part15.html#chapter_E). The
 table is taken from a library that is kept up with the standard; the walk is here since that library's stops at the
-first level. What the table does not name is kept only if the standard has it, and it is a number, a public code, or
-text of `tags.PLAIN_TEXT`.
+first level. What the table does not name is kept only if the standard has it, and it is a number that is no date, a
+public code, a word in a code string, or text of `tags.PLAIN_TEXT`.
 """
 
 import hashlib
 import hmac
 import re
 import secrets
-import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -25,13 +23,15 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
 from cpmae import metadata_dicom_tags as tags
+from cpmae.io.dicom import quiet
 from cpmae.io.dicom_mosaic import Mosaic
+from cpmae.metadata_dicom_text import is_plain, is_public, is_term, keep_only, names_in, public_codes, says_a_code
 from cpmae.metadata_json import METHODS
 from cpmae.options import Options
 
 TABLE = "dicomfields_2026c"
 RETAIN = ("dates", "patient", "device", "uids")
-_DATE = re.compile(r"(?<!\d)(19|20)\d\d|(19|20)\d\d(?!\d)|\d[-/.]\d\d?[-/.]\d\d")  # a year is enough
+_MAX_NUMBER = 10**7  # with more digits it is a date, a time or an identifier
 _TIMES = {"DA": r"\d{8}", "DT": r"\d{8}[\d.+-]*", "TM": r"[\d:.]*"}  # and how their values look
 _MANY, _LONG = 64, 4096  # values, characters; more of them are room for a picture
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}  # units of ages
@@ -104,6 +104,7 @@ def _table() -> tuple[dict[int, str], list[tuple[int, int, int, int]]]:
     return actions, groups
 
 
+@quiet()
 def deidentify_header(whole: Dataset, identity: Identity, patient: str, mosaic: Mosaic | None = None) -> None:
     """Clean and mark the header of an MR image whose pixels outside the brain are new; in place.
 
@@ -113,7 +114,7 @@ def deidentify_header(whole: Dataset, identity: Identity, patient: str, mosaic: 
         patient: what tells the patients of a run apart.
         mosaic: what `read_mosaic` found in it; its private elements are put back, since nobody could unpack it without.
     """
-    names = _names(whole) if identity.clean else set()
+    names = names_in(whole) if identity.clean else set()
     _walk(whole, identity, patient, names)
     if identity.clean:
         whole.PatientID = identity.patient_id(patient)
@@ -135,13 +136,16 @@ def _walk(data: Dataset, identity: Identity, patient: str, names: set[str], dept
             del data[tag]
         elif element.VR == "UI":
             _new_uids(data, element, identity)
-        elif identity.clean and not (_cleaned(data, element, identity, patient, names) and _public_codes(element)):
+        elif identity.clean and not (
+            _cleaned(data, element, identity, patient, names) and public_codes(element, names)
+        ):
             del data[tag]
         elif element.VR == "SQ":
             for item in element.value:
                 _walk(item, identity, patient, names, depth + 1)
 
 
+@quiet()
 def pictures_of(data: Dataset, depth: int = 0) -> list[int]:
     """Tags that hold pictures beside the pixels, or have room for one: what goes whatever else is kept."""
     found = []
@@ -203,14 +207,17 @@ def _cleaned(data: Dataset, element: DataElement, identity: Identity, patient: s
         return False
     if element.VR in tags.BINARY:  # such as a profile of colours, which has room for text
         return tag == tags.PIXELS
+    if element.VR in tags.NUMBERS:
+        return tag in tags.SCALES or _is_small(element) or _replaced(data, element)
     if element.VR in tags.TEXT:
         if tag == tags.STACK:
             return _numbered(element, identity)
         if tag in tags.CODE_TEXT:
-            return _is_public(data) and _says_a_code(element, names)
-        return (tag in tags.PLAIN_TEXT and not _holds_a_name(element.value, names)) or _replaced(data, element)
+            return is_public(data, names) and says_a_code(data, element)
+        plain = tag in tags.PLAIN_TEXT and keep_only(element, lambda text: is_plain(text, names))
+        return plain or _replaced(data, element)
     if element.VR == "CS":
-        _without_names(element, names)
+        keep_only(element, lambda text: is_term(element.keyword, text, names))
     return True
 
 
@@ -228,12 +235,10 @@ def _replaced(data: Dataset, element: DataElement) -> bool:
     return False
 
 
-def _without_names(element: DataElement, names: set[str]) -> None:
-    """Empty those values of an element of codes that hold a name: the place of a value says what it means."""
-    values = list(element.value) if element.VM > 1 else [element.value]
-    clean = ["" if str(v or "") not in tags.TERMS and _holds_a_name(v, names) else v for v in values]
-    if clean != values:
-        element.value = clean if len(clean) > 1 else clean[0]
+def _is_small(element: DataElement) -> bool:
+    """False if a number is so large that it is a date or an identifier."""
+    values = element.value if element.VM > 1 else [element.value]
+    return not any(abs(float(value)) >= _MAX_NUMBER for value in values if value not in (None, ""))
 
 
 def _numbered(element: DataElement, identity: Identity) -> bool:
@@ -267,69 +272,6 @@ def _shift(element: DataElement, by: timedelta) -> bool:
         moved.append(value)
     element.value = moved if len(moved) > 1 else (moved or [""])[0]
     return True
-
-
-def _public_codes(element: DataElement) -> bool:
-    """Take items out of a sequence that are codes and not public; False if none is left."""
-    if element.VR != "SQ":
-        return True
-    items = [item for item in element.value if tags.CODE_PARTS.isdisjoint(item.keys()) or _is_public(item)]
-    left = bool(items) or not element.value
-    if len(items) < len(element.value):
-        element.value = Sequence(items)
-    return left
-
-
-def _is_public(code: Dataset) -> bool:
-    """False for a code of no scheme, of one that only one hospital has, and for a sentence in its place."""
-    values = (str(code.get(keyword) or "") for keyword in ("CodeValue", "LongCodeValue"))
-    known = str(code.get("CodingSchemeDesignator", "")) in tags.SCHEMES
-    return known and not any(re.search(r"\s", value) for value in values)
-
-
-def _says_a_code(element: DataElement, names: set[str]) -> bool:
-    """False for text of a public code that holds a name, or for a meaning that holds a date."""
-    if element.keyword == "CodingSchemeDesignator":
-        return True  # whatever the initials of somebody are
-    dated = element.keyword == "CodeMeaning" and _DATE.search(str(element.value))
-    return not dated and not _holds_a_name(element.value, names)
-
-
-def _names(whole: Dataset) -> set[str]:
-    """What identifies, from where the standard wants it, to be looked for elsewhere; lower case, no punctuation."""
-    found = set()
-    for element in _elements(whole):
-        if element.VR == "PN" or element.tag in tags.IDENTIFIERS:
-            values = element.value if element.VM > 1 else [element.value]
-            for text in (_words(str(value)) for value in values if value):
-                found |= set(text.split()) if element.VR == "PN" else {text}
-    return {f" {name} " for name in (text.strip() for text in found) if _tells(name)}
-
-
-def _tells(name: str) -> bool:
-    """False for initials, two digits and Mr, which are in the names and versions of half of all scanners."""
-    return (len(name) > 1 or not name.isascii()) and name != "mr" and not re.fullmatch(r"\d\d?", name)
-
-
-def _words(text: str) -> str:
-    """Text between spaces without punctuation, the same for a letter with its accent and a letter and its accent."""
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " " + re.sub(r"[\W_]+", " ", plain) + " "
-
-
-def _elements(data: Dataset) -> Iterator[DataElement]:
-    for tag in data.keys():
-        if not tag.is_private and tag.group != 0x7FE0:
-            element = data[tag]
-            yield element
-            if element.VR == "SQ":
-                for item in element.value:
-                    yield from _elements(item)
-
-
-def _holds_a_name(value: Any, names: set[str]) -> bool:
-    text = _words(str(value))
-    return any(name in text for name in names)
 
 
 def _new_meta(whole: Dataset) -> None:

@@ -156,6 +156,11 @@ def _words(value: Any) -> Iterator[str]:
         yield from re.sub(r"[\W_]+", " ", _composed(str(value)).casefold()).split()
 
 
+def holds_a_date(text: str) -> bool:
+    """In one of the ways in which people and scanners write dates."""
+    return _DATE.search(_composed(text)) is not None
+
+
 def _composed(text: str) -> str:
     """The text with one code for each letter and digit, however it was stored: u and two dots are one letter."""
     return unicodedata.normalize("NFKC", text)
@@ -206,7 +211,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_plain(text: Any) -> bool:
-    return isinstance(text, str) and len(text) <= _MAX_TEXT and not _DATE.search(_composed(text))
+    return isinstance(text, str) and len(text) <= _MAX_TEXT and not holds_a_date(text)
 
 
 def _is_of(text: str, words: frozenset[str]) -> bool:

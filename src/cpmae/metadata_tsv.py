@@ -2,13 +2,15 @@
 
 Columns that BIDS defines and that identify nobody are kept, and those that the user names; all others are dropped,
 since any column may hold names, dates or hospital numbers. Where BIDS says which values a column has, others become
-n/a. Ages are capped at 89 years, as BIDS asks (and HIPAA's safe harbor, 45 CFR 164.514(b)(2)(i)(C), which counts all
-above 89 as one).
+n/a, and so do dates in the experimenter's own words. Ages are capped at 89 years, as BIDS asks (and HIPAA's safe
+harbor, 45 CFR 164.514(b)(2)(i)(C), which counts all above 89 as one).
 """
 
 import json
 from collections.abc import Collection, Mapping
 from typing import Any
+
+from cpmae.metadata_json import holds_a_date
 
 MAX_AGE = 89
 COLUMNS = {
@@ -25,6 +27,7 @@ _VALUES = {  # of BIDS, in any case
     "volume_type": {"control", "label", "m0scan", "deltam", "cbf", "norf"},
 }
 _NUMBERS = {"onset", "duration", "response_time", "sample"}
+_WORDS = {"trial_type", "value", "stim_id", "channel", "HED"}  # the experimenter's own
 _A_YEAR = {  # how many of a unit make one
     **dict.fromkeys(("year", "years", "yr", "yrs", "y", "a"), 1.0),
     **dict.fromkeys(("month", "months", "mo", "mos"), 12.0),
@@ -116,7 +119,7 @@ def _cell(name: str, cell: str, keep: Collection[str], age_units: str) -> str:
         return text if text.lower() in _VALUES[name] else "n/a"
     if name in _NUMBERS:
         return text if _is_number(text) else "n/a"
-    return cell
+    return "n/a" if name in _WORDS and holds_a_date(cell) else cell
 
 
 def _is_number(text: str) -> bool:

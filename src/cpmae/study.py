@@ -377,6 +377,7 @@ def _lent(
     return mask, drawn, True
 
 
+@dicom.quiet()
 def _write(run: _Run, series: Series, folder: Path, new: dict[tuple[int, int], NDArray]) -> None:
     """The instances of a series with new pixels and headers, each read again to see that it holds what it should."""
     folder.mkdir(parents=True)

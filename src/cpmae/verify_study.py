@@ -113,6 +113,7 @@ def _places(series: Series) -> list[tuple[Any, ...]] | None:
     return sorted((kind, f.storage, f.number, *n) for f, n in zip(frames, numbers, strict=True))
 
 
+@dicom.quiet()
 def _same_study(old: Series, new: Series) -> list[str]:
     """What is wrong with the new headers."""
     uids = {str(i.header.SOPInstanceUID) for i in old.instances}

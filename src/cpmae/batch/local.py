@@ -12,9 +12,9 @@ from pathlib import Path
 
 from cpmae.batch import cores
 from cpmae.batch.engine import Work, attempt
-from cpmae.batch.lease import remove_dead
 from cpmae.batch.records import Job, Outcome, Records
-from cpmae.batch.temporary import PREFIX, private_temporary_folder
+from cpmae.batch.temporary import private_temporary_folder
+from cpmae.leased import TEMPORARY, remove_dead
 from cpmae.stopping import exit_on_signals
 
 PATIENCE_S = 5.0  # with a worker that was told to end
@@ -44,7 +44,7 @@ class LocalWorkers:
             worker.process.join(PATIENCE_S)
             worker.process.kill()
             worker.process.join()
-        remove_dead(Path(tempfile.gettempdir()), PREFIX)
+        remove_dead(Path(tempfile.gettempdir()), TEMPORARY)
 
     def free(self) -> int:
         return self._count - len(self._busy)

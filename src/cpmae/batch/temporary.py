@@ -10,18 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cpmae.batch.lease import leased_folder, remove_dead
-
-PREFIX = "cpmae-worker-"
+from cpmae.leased import temporary_folder
 
 
 @contextmanager
 def private_temporary_folder() -> Iterator[Path]:
     """While the block runs, `tempfile` and programs that this process starts make files in a folder of its own."""
-    system = Path(tempfile.gettempdir())
-    remove_dead(system, PREFIX)
     before = os.environ.get("TMPDIR"), tempfile.tempdir
-    with leased_folder(system, PREFIX) as folder:
+    with temporary_folder() as folder:
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
         try:
             yield folder

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from cpmae.batch import cluster, engine
-from cpmae.batch.lease import leased_folder, remove_dead
 from cpmae.batch.local import LocalWorkers
 from cpmae.batch.records import Records
 from cpmae.bids import dataset as description
@@ -16,6 +15,7 @@ from cpmae.bids.work import deidentify_scan
 from cpmae.brain import with_whole_paths
 from cpmae.errors import OutputError, ScanError
 from cpmae.io.bids import Dataset, Scan
+from cpmae.leased import leased_folder, remove_dead
 from cpmae.report import gallery
 
 

@@ -23,7 +23,7 @@ from cpmae.io import sidecar
 from cpmae.io.bids import IMAGES, Dataset, Scan
 from cpmae.io.together import text_writer, write_together
 
-TEMPORARY = ".cpmae-run-"  # folders of runs, see batch.lease
+TEMPORARY = ".cpmae-run-"  # folders of runs, see `leased`
 LEFT_OUT = "left_out.tsv"
 _IGNORED = (f"{FOLDER}*/", "failures.tsv", LEFT_OUT, "summary.tsv")
 _DESCRIPTION = (

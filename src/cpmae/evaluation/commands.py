@@ -3,7 +3,6 @@
 import os
 import shlex
 import shutil
-import tempfile
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +10,7 @@ import numpy as np
 
 from cpmae.batch import records
 from cpmae.errors import MethodError
+from cpmae.leased import temporary_folder
 from cpmae.tool import run_tool
 from cpmae.volume import Volume
 
@@ -39,12 +39,12 @@ def run_command(template: str, volume: Volume) -> Volume:
 
 def run_words(words: list[str], volume: Volume) -> Volume:
     """`run_command` on words."""
-    with tempfile.TemporaryDirectory(prefix="cpmae-") as folder:  # mode 0700
-        source, target = Path(folder) / "in.nii.gz", Path(folder) / "out.nii.gz"
+    with temporary_folder() as folder:  # mode 0700
+        source, target = folder / "in.nii.gz", folder / "out.nii.gz"
         nib.Nifti1Image(volume.data, volume.affine).to_filename(source)
         words = [w.replace("{in}", str(source)).replace("{out}", str(target)) for w in words]
         try:
-            code, output = run_tool(words, folder)
+            code, output = run_tool(words, str(folder))
         except OSError as error:
             raise MethodError(f"{words[0]} cannot be started ({error.strerror}); check that it is installed") from error
         text = " ".join(output.split())[-300:]

@@ -8,6 +8,7 @@ import struct
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,14 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
     return series, left
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings of pydicom's about values that break rules of the standard; they are kept as they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def read_header(path: Path) -> Dataset:
     """The tags that sorting needs; `file_meta` has the transfer syntax.
 
@@ -188,8 +197,7 @@ def _read(path: Path, whole: bool, **arguments: object) -> Dataset:
     if path.exists() and not path.is_file():  # opening a pipe would wait for ever
         raise ScanError(f"{path.name} is not a DICOM file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of values that break rules of the standard; they are kept as they are
+        with quiet():
             try:
                 found = pydicom.dcmread(path, **arguments)  # type: ignore[arg-type]
             except InvalidDicomError:

@@ -3,8 +3,6 @@
 Compressed files are read where the compression is lossless, and come back uncompressed (Explicit VR Little Endian).
 """
 
-import warnings
-
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -24,7 +22,7 @@ from pydicom.uid import (
 )
 
 from cpmae.errors import MissingExtraError, ScanError
-from cpmae.io.dicom import DAMAGE
+from cpmae.io.dicom import DAMAGE, quiet
 
 UNCOMPRESSED = (
     ImplicitVRLittleEndian,
@@ -90,8 +88,7 @@ def get_pixels(whole: Dataset, name: str) -> NDArray:
     if syntax not in UNCOMPRESSED and not get_decoder(syntax).is_available:
         raise MissingExtraError(f"{name} is compressed ({syntax.name}), which needs pip install 'cpmae[jpeg]'")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of padding after the pixels
+        with quiet():  # of padding after the pixels, too
             found = pixel_array(whole, raw=True)
     except (*DAMAGE, RuntimeError, IndexError, OSError) as error:
         text = " ".join(str(error).split())

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae.io import dicom, dicom_pixels
-from cpmae.io.dicom import Series
+from cpmae.io.dicom import Series, quiet
 from cpmae.io.dicom_mosaic import read_mosaic
 from cpmae.io.dicom_volumes import Stack
 from cpmae.io.nifti import NiftiScan
@@ -19,6 +19,7 @@ from cpmae.io.nifti import NiftiScan
 Pixels = Mapping[tuple[int, int], NDArray]  # (instance, frame or tile) to stored integers, (rows, columns)
 
 
+@quiet()
 def read_pixels(series: Series) -> dict[tuple[int, int], NDArray]:
     """The slices of a series as stored integers.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from cpmae.errors import ScanError
-from cpmae.io.dicom import DAMAGE, ENHANCED, Series, image_type, number_of, read_whole
+from cpmae.io.dicom import DAMAGE, ENHANCED, Series, image_type, number_of, quiet, read_whole
 from cpmae.io.dicom_mosaic import read_mosaic
 from cpmae.io.dicom_pixels import check_storage, padding
 from cpmae.io.header import MIN_AXIS
@@ -33,7 +33,7 @@ class Frame:
 
     Attributes:
         instance, index: which instance of the series, and which frame of it, or tile of a mosaic.
-        number: how messages call it.
+        number, file: how messages call it.
         position, across, down: centre of the first voxel, and the steps to the next column and row, mm, LPS+.
         storage: rows, columns, bits and the like, which are one for all slices of a volume.
         slope, inter: stored * slope + inter gives the intensity.
@@ -45,6 +45,7 @@ class Frame:
     instance: int
     index: int
     number: int
+    file: str
     position: NDArray[np.float64]
     across: NDArray[np.float64]
     down: NDArray[np.float64]
@@ -84,6 +85,7 @@ class Stack:
         return sorted(set(range(self.shape[2])) - set(self.slots))
 
 
+@quiet()
 def frames_of(series: Series) -> list[Frame]:
     """Every slice of a series.
 
@@ -176,6 +178,7 @@ def _frame(header: Dataset, group: Dataset | None, name: str, instance: int, ind
         instance=instance,
         index=index,
         number=number,
+        file=name,
         position=position,
         across=across * spacing[1],  # the second number is the distance of columns
         down=down * spacing[0],
@@ -242,6 +245,13 @@ def no_volume(stacks: list[Stack], name: str) -> str | None:
     if min(counts) >= MIN_AXIS:
         return None
     if most >= MIN_AXIS:
+        twice = _at_one_place(stacks)
+        if twice:
+            one, other = (f"slice {frame.number} ({frame.file})" for frame in twice)
+            raise ScanError(
+                f"{one} and {other} lie at one position, and no echo, b-value or time tells them apart; "
+                "take out the one that does not belong"
+            )
         odd = sum(n for n in counts if n < MIN_AXIS)
         which = "1 slice fits" if odd == 1 else f"{odd} slices fit"
         raise ScanError(f"{which} no volume with the others (direction, size, bits); take out what does not belong")
@@ -249,22 +259,36 @@ def no_volume(stacks: list[Stack], name: str) -> str | None:
     return f"it is a localizer or a single slice and no volume ({most} slices at most, in {places})"
 
 
+def _at_one_place(stacks: list[Stack]) -> tuple[Frame, Frame] | None:
+    """A slice of a volume and one that makes no volume, at the same place; None if there are no such two."""
+    odd = [frame for stack in stacks if len(stack.frames) < MIN_AXIS for frame in stack.frames]
+    for frame in (frame for stack in stacks if len(stack.frames) >= MIN_AXIS for frame in stack.frames):
+        for other in odd:
+            off = (frame.position - other.position) @ frame.normal
+            if _alike(frame, other) and abs(off) <= SAME_PLACE_MM:
+                return frame, other
+    return None
+
+
 def _same_grid(frames: list[Frame]) -> list[list[Frame]]:
     """Frames of one storage, direction and spacing each; those of a mosaic by themselves."""
     groups: list[list[Frame]] = []
     for frame in frames:
         for group in groups:
-            first = group[0]
-            alike = first.mosaic == frame.mosaic and first.storage == frame.storage
-            if alike and all(
-                np.allclose(a, b, atol=SAME_DIRECTION)
-                for a, b in ((first.across, frame.across), (first.down, frame.down))
-            ):
+            if _alike(group[0], frame):
                 group.append(frame)
                 break
         else:
             groups.append([frame])
     return groups
+
+
+def _alike(one: Frame, other: Frame) -> bool:
+    return (
+        (one.mosaic, one.storage) == (other.mosaic, other.storage)
+        and np.allclose(one.across, other.across, atol=SAME_DIRECTION)
+        and np.allclose(one.down, other.down, atol=SAME_DIRECTION)
+    )
 
 
 def _split(frames: list[Frame], kind: int) -> list[list[Frame]]:

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import socket
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from typing import IO
 from cpmae.errors import OutputError
 
 LEASE = "lease"
+TEMPORARY = "cpmae-private-"
 TOUCH_EVERY_S = 20.0
 DEAD_AFTER_S = 900.0
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # Lustre without -o flock, some NFS
@@ -76,6 +78,19 @@ def remove_dead(parent: Path, prefix: str) -> list[Path]:
                 f"{folder}, left by a run that was killed, cannot be removed ({error.strerror}), remove it"
             ) from error
     return removed
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A leased folder in the system's temporary one, for copies of originals; those that the dead left there go first.
+
+    Raises:
+        OutputError: as `leased_folder` and `remove_dead`.
+    """
+    system = Path(tempfile.gettempdir())
+    remove_dead(system, TEMPORARY)
+    with leased_folder(system, TEMPORARY) as folder:
+        yield folder
 
 
 def _lock(lease: IO[bytes], how: int) -> bool:
