@@ -131,7 +131,8 @@ def time_further_head(scan: Path, folder: Path) -> float:
 
 def measure_agreement(scan: Path, tools: dict[str, Measured], segmenter: Path | None) -> None:
     """Fill in the Dice of each output's segmentation against the input's."""
-    from cpmae.evaluation.overlap import dice, mean_dice
+    from cpmae.compare import dice
+    from cpmae.evaluation.overlap import mean_dice
 
     reference = brain_mask(scan)
     for measured in tools.values():
