@@ -1,6 +1,7 @@
 """A new head around a brain: codes drawn, decoded to a field, and the atlas painted through it."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def paint_head(
     Returns:
         GRID_SHAPE float32 on the CPU: noise-free intensities in the brain's `Unit`, everywhere.
     """
-    atlas, around = _as_painted(model.atlas).cropped()
+    atlas, around = _as_painted(model.atlas)
     painted = paint_atlas(atlas, paints, *texture(atlas, generator))
     painted = F.pad(painted, around, value=float(paints[AIR]))
     head = warp_volume(painted[None], dense(field, GRID_SHAPE))[0].mul_(_coil(mask, GRID_SHAPE[2], generator))
@@ -99,7 +100,7 @@ def paint_shares(
         for each of `PAINTS`, (X / step, Y / step, Z / step) float32.
     """
     x, y, z = (n // step for n in GRID_SHAPE)
-    atlas, around = _as_painted(model.atlas).cropped()
+    atlas, around = _as_painted(model.atlas)
     around = tuple(n // step for n in around)
     into = sampling_grid(dense(field, (x, y, z)))
     beside = beside_brain(mask, skin_of(model.atlas, field), (x, y, z))
@@ -119,8 +120,9 @@ def _coil(mask: NDArray[np.bool_], length: int, generator: torch.Generator) -> T
     return 1 / (1 + ((bottom - mm).clamp(min=0) / reach) ** 2)
 
 
-def _as_painted(atlas: Atlas) -> Atlas:
-    """The atlas as it is painted: with orbits, and bone where it has a brain and the CSF about it.
+@lru_cache(maxsize=1)  # the same for all heads
+def _as_painted(atlas: Atlas) -> tuple[Atlas, tuple[int, ...]]:
+    """The atlas as it is painted, cropped: with orbits, and bone where it has a brain and the CSF about it.
 
     A head may be larger than its brain, and CSF between the two, bright in T2w, would be taken for brain; that of the
     sulci lies in the brain mask. The lowest part, about the brain stem, stays open.
@@ -129,13 +131,17 @@ def _as_painted(atlas: Atlas) -> Atlas:
     tissue = with_orbits(atlas.tissue)
     above = tissue[:, :, where[2].start + 2 * STEM_MM :]
     above[(above == BRAIN) | (above == TISSUES.index("csf"))] = TISSUES.index("bone")
-    return atlas._replace(tissue=tissue)
+    return atlas._replace(tissue=tissue).cropped()
 
 
 def skin_of(atlas: Atlas, field: Tensor) -> Tensor:
     """Share of skin in a head, canonical.MODEL_SHAPE float32."""
-    skin = F.avg_pool3d(torch.where(atlas.tissue == TISSUES.index("skin"), atlas.share(), 0)[None], STEP_MM)
-    return warp_volume(skin, dense(field, MODEL_SHAPE))[0]
+    return warp_volume(_skin(atlas), dense(field, MODEL_SHAPE))[0]
+
+
+@lru_cache(maxsize=1)
+def _skin(atlas: Atlas) -> Tensor:
+    return F.avg_pool3d(torch.where(atlas.tissue == TISSUES.index("skin"), atlas.share(), 0)[None], STEP_MM)
 
 
 def beside_brain(mask: NDArray[np.bool_], skin: Tensor, shape: tuple[int, int, int]) -> Tensor:

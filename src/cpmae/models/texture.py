@@ -4,6 +4,8 @@ Label maps have one soft tissue for all of it. Layers lie as they do in anybody,
 are and where sheets run: they follow no one's anatomy, cost the codes nothing and give nobody away.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -63,12 +65,10 @@ def texture(atlas: Atlas, generator: torch.Generator, step: int = 1) -> tuple[Te
     def noise(spacing: int | tuple[int, int, int], rounded: bool = True) -> Tensor:
         return random_field((x, y, z), spacing, generator, rounded)
 
-    depth = _below_skin(atlas)
+    depth, ends = _below_skin(atlas), _ends_of_fat(atlas)
     layer = noise(12).mul_(_LAYER_SD).add_(_LAYER_MM).clamp_(*_LAYER_RANGE)
     under_skin = layer.sub_(depth).div_(_LAYER_EDGE).sigmoid_()
-    ends = (atlas.tissue == TISSUES.index("bone")).float().mul_(_BESIDE_BONE).sub_(atlas.share(), alpha=_BESIDE_AIR)
-    ends = F.avg_pool3d(F.avg_pool3d(ends[None], _HALF_MM), 3, 1, 1, count_include_pad=False)[0].add_(_BESIDE_AIR)
-    under_skin *= ends.neg_().add_(1).clamp_(0, _SUBCUTANEOUS)
+    under_skin *= ends
     # muscles of neck and jaw run up and down more than across
     waves = noise((10, 10, 18)).add_(noise((4, 4, 8)), alpha=0.15).mul_(_WAVES)
     phase = waves.add_(depth, alpha=1 / _MUSCLE_MM)
@@ -84,6 +84,15 @@ def texture(atlas: Atlas, generator: torch.Generator, step: int = 1) -> tuple[Te
     return fat, mottle
 
 
+@lru_cache(maxsize=1)  # as the next one, the same for all heads
+def _ends_of_fat(atlas: Atlas) -> Tensor:
+    """The most that the share of fat may be, at half resolution; (X / 2, Y / 2, Z / 2) float32."""
+    ends = (atlas.tissue == TISSUES.index("bone")).float().mul_(_BESIDE_BONE).sub_(atlas.share(), alpha=_BESIDE_AIR)
+    ends = F.avg_pool3d(F.avg_pool3d(ends[None], _HALF_MM), 3, 1, 1, count_include_pad=False)[0].add_(_BESIDE_AIR)
+    return ends.neg_().add_(1).clamp_(0, _SUBCUTANEOUS)
+
+
+@lru_cache(maxsize=1)
 def _below_skin(atlas: Atlas) -> Tensor:
     """Distance to the skin, mm, at half resolution; (X / 2, Y / 2, Z / 2) float32, 0 in it."""
     half = atlas.tissue[: len(atlas.tissue) // 2]
