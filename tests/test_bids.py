@@ -346,7 +346,7 @@ def test_a_gradient_that_is_no_number_is_not_quoted(source: tuple, tmp_path: Pat
     shutil.copytree(source[0], root)
     (root / S / "dwi" / "sub-01_ses-1_dwi.bval").write_text("\n0 Doe^Jane\n")
     assert participant(root, out) == {"done": COUNT - 1, "failed": 1}
-    assert "no number (row 1, column 2)" in (out / "failures.tsv").read_text()
+    assert "not a number (row 1, column 2)" in (out / "failures.tsv").read_text()
     assert b"Doe" not in everything(out / ".cpmae") + (out / "failures.tsv").read_bytes()
 
 

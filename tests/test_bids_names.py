@@ -87,7 +87,7 @@ def test_labels_choose_subjects_and_sessions(scans: tuple) -> None:
     assert len(bids.choose(scans, ["01"], ["ses-1"])) == len(bids.choose(scans, ["sub-01"])) == COUNT
     with pytest.raises(ScanError, match="no scan of sub-7"):
         bids.choose(scans, ["01", "7"])
-    with pytest.raises(ScanError, match="'sizzle', which is no entity"):
+    with pytest.raises(ScanError, match="'sizzle', which is not an entity"):
         bids.choose(scans, queries={"a": {"sizzle": 1}})
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import phantom
 import pytest
 
+from cpmae import extras
 from cpmae.errors import MethodError, MissingExtraError, ScanError
 from cpmae.evaluation import baselines, commands, population, segmenters
 from cpmae.evaluation.facemask import face_mask
@@ -163,7 +164,9 @@ def test_unknown_names_are_refused_and_missing_files_skipped(tmp_path: Path) -> 
 
 def test_a_missing_package_is_named_with_its_extra() -> None:
     with pytest.raises(MissingExtraError, match=r"cpmae\[evaluate\]"):
-        commands.require("no_such_module_here", "nothing")
+        extras.require("no_such_module_here", "nothing", "cpmae[evaluate]")
+    with pytest.raises(MissingExtraError, match=r"no_such_module_here is not installed.*cpmae\[evaluate\]"):
+        extras.package_folder("no_such_module_here", "cpmae[evaluate]")
 
 
 def test_people_are_found_in_a_folder(tmp_path: Path) -> None:
