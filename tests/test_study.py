@@ -317,6 +317,7 @@ def test_with_a_subject_key_a_patient_has_one_head_whoever_else_is_there(tmp_pat
     assert ran.exit_code == 2 and "not both" in ran.stderr
 
 
+@pytest.mark.thorough
 def test_a_series_that_does_not_reach_the_brain_says_so(tmp_path: Path) -> None:
     below = AFFINE.copy()
     below[2, 3] -= 300
