@@ -254,6 +254,11 @@ FORMS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "pair, voxels": ("b.hdr", lambda path: add(path.with_suffix(".img"), b"the whole original"), "18 bytes follow"),
     "mgh": ("b.mgh", lambda path: None, ""),
     "mgh, tag": ("b.mgh", lambda path: add(path, struct.pack(">iq", 3, 9) + b"Doe, Jane"), "b.mgh holds what"),
+    "mgh, mark": (
+        "b.mgh",
+        lambda path: put(path, path.read_bytes()[:-41] + b"Doe, Jane 42" + path.read_bytes()[-29:]),
+        "holds",
+    ),
     "mgh, head": ("b.mgh", lambda path: put(path, path.read_bytes()[:200] + b"Doe" + path.read_bytes()[203:]), "holds"),
 }
 

@@ -13,7 +13,7 @@ from cpmae.brain import check_given_mask
 from cpmae.compare import correlation, equal_voxels, is_changed, most_common, places, same_header, share
 from cpmae.detail import surviving_detail
 from cpmae.io import forms
-from cpmae.io.frame import MGH_FOOTER_BYTES, MGH_TAG_BYTES, Frame, pair_header
+from cpmae.io.frame import Frame, pair_header
 from cpmae.io.header import MARK, is_marked
 from cpmae.io.nifti import NiftiScan
 from cpmae.io.run import NiftiRun
@@ -126,22 +126,13 @@ def _beside_voxels(original: NiftiRun, result: NiftiRun) -> list[str]:
 
 
 def _frame_known(original: Frame | None, result: Frame) -> bool:
-    """Whether the bytes around a result's voxels are the original's, cleaned or not, and cpmae's mark."""
-    for known in (original, original and clean_frame(original)):
-        if known is None or known.kind != result.kind:
-            return False
-        if known.kind == "mgh":
-            start = known.after.ljust(MGH_FOOTER_BYTES, b"\0")
-            line = result.after.removeprefix(start)[MGH_TAG_BYTES:].rstrip(b"\0")
-            bare = replace(result, after=known.after) if _MARKED.fullmatch(line) else result
-        else:
-            header = pair_header(result.head)
-            if _MARKED.fullmatch(header["descrip"].item()):
-                header["descrip"] = pair_header(known.head)["descrip"]
-            bare = result.with_header(header)
-        if bare == known:
-            return True
-    return False
+    """Whether the bytes around a result's voxels are the original's, cleaned or not, with cpmae's mark or without."""
+    if original is None:
+        return False
+    said = result.after[:-1] if result.kind == "mgh" else pair_header(result.head)["descrip"].item()
+    mark = re.search(_MARKED.pattern + rb"\Z", said)
+    known = [original, clean_frame(original)]
+    return result in known or (mark is not None and result in [frame.marked(mark[0].decode()) for frame in known])
 
 
 def verify(

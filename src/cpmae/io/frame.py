@@ -14,7 +14,6 @@ from cpmae.io import header as headers
 MGH_HEAD_BYTES = 284
 MGH_HEADER_BYTES = 90  # of the head; the rest is spare
 MGH_FOOTER_BYTES = 20  # repetition time, flip angle, echo time, inversion time, field of view; then tags with text
-MGH_TAG_BYTES = 12  # before the text of a tag: its kind and length
 _MGH_COMMAND_TAG = 3  # a line of text each
 
 
