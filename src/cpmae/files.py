@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cpmae.pipeline import Deidentified
     from cpmae.pipeline_run import DeidentifiedRun
     from cpmae.steps import Head
+    from cpmae.volume import Volume
 
 
 def deidentify_file(
@@ -81,17 +82,18 @@ def deidentify_file(
         fields = metadata_json.sidecar(said, options, f"cpmae {__version__}")
     mask = load_brain_mask(brain_mask, run.shape, run.affine) if brain_mask else None
     result: Deidentified | DeidentifiedRun
+    before: Callable[[], Volume]  # the input's intensities, for the picture alone
     if run.count > 1:
         from cpmae.pipeline_run import deidentify_run  # and with it torch, after the questions that need none
 
-        result = deidentify_run(run, options, brain_mask=mask, weights=weights, head=head, progress=tell)
-        made, mean = result.volumes(), result.mean
+        result = of_run = deidentify_run(run, options, brain_mask=mask, weights=weights, head=head, progress=tell)
+        made, before = of_run.volumes(), lambda: of_run.mean
     else:
         from cpmae.pipeline import deidentify_scan
 
         scan = run.only()
-        result = deidentify_scan(scan, options, brain_mask=mask, weights=weights, head=head, progress=tell)
-        made, mean = iter([result.image.stored]), scan.scaled()
+        result = of_scan = deidentify_scan(scan, options, brain_mask=mask, weights=weights, head=head, progress=tell)
+        made, before = iter([of_scan.image.stored]), scan.scaled
     from cpmae.steps import MARK
 
     marked = (metadata.clean_nifti(run) if options.clean_metadata else run).marked(MARK)
@@ -104,7 +106,7 @@ def deidentify_file(
 
         after = RunMean(marked)
         made = after.added(made)  # so that the volumes are made once
-        late = [(picture, lambda path: before_after(mean, after.mean(), result.brain_mask, path, result.protected))]
+        late = [(picture, lambda path: before_after(before(), after.mean(), result.brain_mask, path, result.protected))]
     grid = run.volume(np.zeros(run.shape, run.dtype, order="F"))
     if save_brain_mask:
         files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(grid, result.brain_mask))))
