@@ -61,43 +61,43 @@ def test_the_grid_is_where_the_head_was(tmp_path: Path, orientation: str, kind: 
     assert np.array_equal(in_world(scan.stored, scan.affine, (turned, affine)), turned)
 
 
-@pytest.mark.parametrize("kind", ["classic", "enhanced"])
-def test_highdicom_reads_the_same_grid(tmp_path: Path, kind: str) -> None:
+def by_highdicom(paths: list[Path]) -> tuple[NDArray, NDArray[np.float64]]:
+    """Stored integers and affine, RAS+, of a classic series or an enhanced image."""
     highdicom = pytest.importorskip("highdicom")
+    found = [pydicom.dcmread(path) for path in paths]
+    if len(found) > 1:
+        volume = highdicom.get_volume_from_series(found)
+    else:
+        volume = highdicom.Image.from_dataset(found[0]).get_volume(apply_real_world_transform=False)
+    return volume.array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine  # from LPS+
+
+
+def oblique(folder: Path, kind: str) -> tuple[list[Path], NDArray, NDArray[np.float64]]:
     turned, affine = phantom.turned(STORED, "oblique")
     if kind == "classic":
-        paths = dp.classic(tmp_path, turned, affine)
-        volume = highdicom.get_volume_from_series([pydicom.dcmread(p) for p in paths])
-    else:
-        path = dp.enhanced(tmp_path / "all.dcm", turned, affine)
-        volume = highdicom.Image.from_dataset(pydicom.dcmread(path)).get_volume(apply_real_world_transform=False)
+        return dp.classic(folder, turned, affine), turned, affine
+    return [dp.enhanced(folder / "all.dcm", turned, affine)], turned, affine
+
+
+@pytest.mark.parametrize("kind", ["classic", "enhanced"])
+def test_highdicom_reads_the_same_grid(tmp_path: Path, kind: str) -> None:
+    array, affine = by_highdicom(oblique(tmp_path, kind)[0])
     (stack,), _, pixels = read(tmp_path)
     scan = dicom_scan.to_scan(stack, pixels, (0, 4095))
-    theirs = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine  # LPS+ to RAS+
-    assert np.array_equal(in_world(scan.stored, scan.affine, (volume.array, theirs)), volume.array)
+    assert np.array_equal(in_world(scan.stored, scan.affine, (array, affine)), array)
 
 
 @pytest.mark.parametrize("kind", ["classic", "enhanced"])
 def test_highdicom_opens_what_was_cleaned_and_written(tmp_path: Path, kind: str) -> None:
-    highdicom = pytest.importorskip("highdicom")
-    turned, affine = phantom.turned(STORED, "oblique")
-    if kind == "classic":
-        paths = dp.classic(tmp_path, turned, affine)
-    else:
-        paths = [dp.enhanced(tmp_path / "all.dcm", turned, affine)]
+    paths, turned, affine = oblique(tmp_path, kind)
     identity = Identity()
     for path in paths:
         whole = dicom.read_whole(path)
         dicom_pixels.put_pixels(whole, dicom_pixels.get_pixels(whole, path.name) ^ 1)
         deidentify_header(whole, identity, "someone")
         whole.save_as(path, enforce_file_format=True)
-    found = [pydicom.dcmread(path) for path in paths]
-    if kind == "classic":
-        volume = highdicom.get_volume_from_series(found)
-    else:
-        volume = highdicom.Image.from_dataset(found[0]).get_volume(apply_real_world_transform=False)
-    theirs = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine  # LPS+ to RAS+
-    assert np.array_equal(in_world(turned, affine, (volume.array, theirs)) ^ 1, volume.array)
+    array, theirs = by_highdicom(paths)
+    assert np.array_equal(in_world(turned, affine, (array, theirs)) ^ 1, array)
 
 
 def test_nested_unsorted_files_without_suffix_are_sorted_by_position(tmp_path: Path) -> None:

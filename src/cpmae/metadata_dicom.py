@@ -26,12 +26,11 @@ from cpmae import metadata_dicom_tags as tags
 from cpmae.io.dicom import quiet
 from cpmae.io.dicom_mosaic import Mosaic
 from cpmae.metadata_dicom_text import is_plain, is_public, is_term, keep_only, names_in, public_codes, says_a_code
-from cpmae.metadata_json import METHODS
+from cpmae.metadata_json import MAX_NUMBER, METHODS
 from cpmae.options import Options
 
 TABLE = "dicomfields_2026c"
 RETAIN = ("dates", "patient", "device", "uids")
-_MAX_NUMBER = 10**7  # with more digits it is a date, a time or an identifier
 _TIMES = {"DA": r"\d{8}", "DT": r"\d{8}[\d.+-]*", "TM": r"[\d:.]*"}  # and how their values look
 _MANY, _LONG = 64, 4096  # values, characters; more of them are room for a picture
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12, "Y": 1}  # units of ages
@@ -238,7 +237,7 @@ def _replaced(data: Dataset, element: DataElement) -> bool:
 def _is_small(element: DataElement) -> bool:
     """False if a number is so large that it is a date or an identifier."""
     values = element.value if element.VM > 1 else [element.value]
-    return not any(abs(float(value)) >= _MAX_NUMBER for value in values if value not in (None, ""))
+    return not any(abs(float(value)) >= MAX_NUMBER for value in values if value not in (None, ""))
 
 
 def _numbered(element: DataElement, identity: Identity) -> bool:

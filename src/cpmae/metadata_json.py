@@ -92,7 +92,7 @@ _TEXTS = frozenset(
     """.split()
 )
 _NAMES = frozenset(("ScanOptions", "SequenceName"))  # the same without spaces
-_MAX_NUMBER = 10**7  # with more digits it is a date, a time or an identifier
+MAX_NUMBER = 10**7  # with more digits it is a date, a time or an identifier
 _MAX_TEXT, _MAX_LIST = 80, 240  # characters; more of them are prose
 _DAY, _YEAR = r"(0?[1-9]|[12]\d|3[01])", r"(19|20)\d\d"
 _MONTH = (
@@ -207,7 +207,7 @@ def _may_stay(name: str, value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < _MAX_NUMBER  # which NaN is not
+    return isinstance(value, int | float) and abs(value) < MAX_NUMBER  # which NaN is not
 
 
 def _is_plain(text: Any) -> bool:
