@@ -14,8 +14,8 @@ from cpmae.models.orbit import with_orbits
 from cpmae.models.texture import texture
 from cpmae.models.tissue import PAINTS, TISSUES
 
-AIR, EYE, SOFT, ORBIT, SKIN, BONE = (
-    TISSUES.index(name) for name in ("air", "eye", "soft tissue", "orbit", "skin", "bone")
+AIR, EYE, SOFT, ORBIT, SKIN, BONE, MUCOSA = (
+    TISSUES.index(name) for name in ("air", "eye", "soft tissue", "orbit", "skin", "bone", "mucosa")
 )
 
 
@@ -45,6 +45,19 @@ def test_fat_lies_under_the_skin_and_in_sheets_below(atlas: Atlas, fat: np.ndarr
     assert fat[:, :, 0][bottom].mean() > 0.5, "where the neck leaves the grid too"
 
 
+def test_dark_sheets_of_connective_tissue_run_along_the_skin(atlas: Atlas, fat: np.ndarray) -> None:
+    mottle = texture(atlas, torch.Generator().manual_seed(0))[1].numpy()
+    labels = atlas.labels().numpy()
+    fatty = (fat > 0.6) & np.isin(labels, (SOFT, SKIN))
+    assert np.abs(mottle).max() <= 3
+    assert abs(mottle[labels == MUCOSA].mean()) < 0.2 and 0.5 < mottle[labels == MUCOSA].std() < 1.2
+    assert mottle[fatty].mean() < -0.3
+    top = fatty.copy()  # where the skin is level
+    top[:60] = top[-60:] = top[:, :, :200] = False
+    across, along = (np.abs(np.diff(mottle, axis=axis, append=0))[top].mean() for axis in (2, 0))
+    assert across > 1.4 * along
+
+
 def test_fat_is_drawn_anew_by_each_generator(atlas: Atlas, fat: np.ndarray) -> None:
     again, mottle = texture(atlas, torch.Generator().manual_seed(0))
     assert np.array_equal(again.numpy(), fat)
@@ -60,10 +73,15 @@ def test_less_signal_comes_from_far_down_the_neck() -> None:
     field, paints = torch.zeros(3, *control_shape()), torch.ones(len(PAINTS))
     paints[PAINTS.index("air")] = 0
     muscle = (model.atlas.tissue == SOFT) & (model.atlas.solid == 255)
+    to_the_bottom = mask.copy()
+    to_the_bottom[40:56, 40:70, :60] = True
 
     def along(seed: int) -> list[float]:
-        head = paint_head(model, field, mask, paints, torch.Generator().manual_seed(seed))
-        return [float(head[:, :, z][muscle[:, :, z]].mean()) for z in (2, 60, 125)]
+        """Signal at three heights, in units of what there is where the brain reaches down to them."""
+        brains, generator = (mask, to_the_bottom), torch.Generator()
+        heads = [paint_head(model, field, brain, paints, generator.manual_seed(seed)) for brain in brains]
+        some, full = ([float(head[:, :, z][muscle[:, :, z]].mean()) for z in (2, 60, 125)] for head in heads)
+        return [a / b for a, b in zip(some, full, strict=True)]
 
     bottom, middle, beside = along(0)
     assert beside == pytest.approx(1, abs=0.02), "all of it beside the brain"

@@ -10,12 +10,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cpmae.models.atlas import AIR, Atlas
-from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
+from cpmae.models.tissue import BRAIN, FATTY, PAINTS, TISSUES
 
-_FATTY = ("soft tissue", "skin")  # mixtures with fat
 # how much each tissue's intensity varies from place to place, relative; soft tissue more mottled than this is taken for
 # grey and white matter by MeshNet
-_MOTTLE = {"marrow": 0.25, "skin": 0.08, "mucosa": 0.2, "orbit": 0.1, "soft tissue": 0.04, "bone": 0.3, "blood": 0.3}
+_MOTTLE = {
+    "marrow": 0.25,
+    "skin": 0.2,
+    "mucosa": 0.2,
+    "orbit": 0.1,
+    "soft tissue": 0.04,
+    "bone": 0.3,
+    "blood": 0.3,
+    "fat": 0.3,
+}
 
 
 def paint_labels(tissue: Tensor, paints: Tensor, fat: Tensor, mottle: Tensor) -> Tensor:
@@ -30,12 +38,12 @@ def paint_labels(tissue: Tensor, paints: Tensor, fat: Tensor, mottle: Tensor) ->
     names = (*TISSUES, "csf")
     plain = paints[[PAINTS.index("muscle" if name == "soft tissue" else name) for name in names]]
     mottled = plain * plain.new_tensor([_MOTTLE.get(name, 0.0) for name in names])
-    fatty = torch.zeros_like(plain)
-    mixed = [TISSUES.index(name) for name in _FATTY]
-    fatty[mixed] = paints[PAINTS.index("fat")] - plain[mixed]
+    fatty = plain.new_tensor([float(name in FATTY) for name in names])
     index = tissue.int().flatten()
-    there = [of_tissue.index_select(0, index).view(tissue.shape) for of_tissue in (plain, mottled, fatty)]
-    return there[0].addcmul_(there[1], mottle).addcmul_(there[2], fat).clamp_(min=0)
+    plain, mottled, fatty = (of.index_select(0, index).view(tissue.shape) for of in (plain, mottled, fatty))
+    lean = plain.addcmul_(mottled, mottle)
+    of_fat = mottled.copy_(mottle).mul_(_MOTTLE["fat"]).add_(1).mul_(paints[PAINTS.index("fat")])
+    return lean.lerp_(of_fat, fatty.mul_(fat)).clamp_(min=0)
 
 
 def paint_atlas(atlas: Atlas, paints: Tensor, fat: Tensor, mottle: Tensor) -> Tensor:
@@ -57,20 +65,20 @@ def shares(atlas: Atlas, fat: Tensor, mottle: Tensor) -> Iterator[Tensor]:
     step = atlas.tissue.shape[0] // fat.shape[0]
     tissue = torch.where(atlas.tissue == BRAIN, TISSUES.index("csf"), atlas.tissue)
     solid = atlas.share()
-    air = _block_means(1 - solid, step)
-    fatty = torch.isin(tissue, torch.tensor([TISSUES.index(name) for name in _FATTY], dtype=tissue.dtype))
     for paint in PAINTS:
+        name = "soft tissue" if paint == "muscle" else paint
         if paint == TISSUES[AIR]:
-            yield air
+            amount = _block_means(1 - solid, step)
         elif paint == "fat":
-            yield _block_means(solid * fatty, step) * fat
+            of = torch.tensor([TISSUES.index(name) for name in FATTY], dtype=tissue.dtype)
+            amount = _block_means(solid * torch.isin(tissue, of), step).mul_(fat)
         else:
-            name = "soft tissue" if paint == "muscle" else paint
             amount = _block_means(solid * (tissue == TISSUES.index(name)), step)
-            if name in _MOTTLE:
-                lean = 1 - fat if name in _FATTY else 1
-                amount *= torch.add(lean, mottle, alpha=_MOTTLE[name]).clamp_(min=0)
-            yield amount
+        if name in FATTY:
+            amount *= 1 - fat
+        if name in _MOTTLE:
+            amount *= torch.add(torch.ones(()), mottle, alpha=_MOTTLE[name]).clamp_(min=0)
+        yield amount
 
 
 def _block_means(volume: Tensor, step: int) -> Tensor:
