@@ -1,6 +1,7 @@
 """Attackers on data whose answer is known; training that goes on; cache and processes."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -129,8 +130,8 @@ def test_the_face_recogniser_sees_no_face_in_noise() -> None:
     from cpmae.evaluation.attack_face import face_scores
 
     noise: list[Arrays] = [{"renders": RNG.integers(0, 255, (5, 200, 200)).astype(np.uint8)} for _ in range(3)]
-    found = face_scores(noise, noise)
-    assert found.detected == 0 and recognise(found.scores).rank1 == pytest.approx(1 / 3)
+    scores, detected = face_scores(noise, noise)
+    assert detected == 0 and recognise(scores).rank1 == pytest.approx(1 / 3)
 
 
 def test_the_cache_tells_settings_apart_and_keeps_what_it_was_given(tmp_path: Path) -> None:
@@ -156,23 +157,28 @@ LONG_RUN = """
 import os, sys, time
 from pathlib import Path
 from cpmae.evaluation.work import run_all
+from cpmae.stopping import exit_on_signals
 
 def task(folder):
     Path(folder, str(os.getpid())).touch()
     time.sleep(600)
 
 if __name__ == "__main__":
+    exit_on_signals()
     list(run_all(task, [sys.argv[1]] * 2, 2, lambda text: None, "tasks"))
 """
 
 
-def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path, how: signal.Signals) -> None:
     (tmp_path / "long_run.py").write_text(LONG_RUN)
     begun = tmp_path / "begun"
     begun.mkdir()
     run = subprocess.Popen([sys.executable, tmp_path / "long_run.py", begun])
     try:
         until(lambda: len(list(begun.iterdir())) == 2)
+        run.send_signal(how)
+        run.wait(timeout=120)  # and does not wait for what the workers do
     finally:
         run.kill()
         run.wait()

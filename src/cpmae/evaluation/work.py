@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -88,29 +89,30 @@ def run_all(
     # spawn: a fork of a process with torch's threads can hang
     context = multiprocessing.get_context("spawn")
     count = min(workers, len(tasks))
-    with cores.shared(count), ProcessPoolExecutor(count, context, initializer=_begin) as pool:
+    run, alive = context.Pipe(duplex=False)
+    with cores.shared(count), ProcessPoolExecutor(count, context, initializer=_begin, initargs=(run,)) as pool:
         futures = {pool.submit(function, task): number for number, task in enumerate(tasks)}
         try:
             for done, future in enumerate(as_completed(futures)):
                 tell(f"{what}: {done + 1} of {len(tasks)}")
                 yield futures[future], future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            alive.close()
             raise
 
 
-def _begin() -> None:
+def _begin(run: Connection) -> None:
     import torch
 
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(run,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """A worker whose run was killed stops at once, and not after all that was asked of it."""
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
+def _end_with(run: Connection) -> None:
+    """A worker whose run was stopped or killed stops at once, and not after all that was asked of it."""
+    try:
+        run.poll(None)  # nothing is ever sent: this is the other end's closing
+    finally:
         os._exit(1)
 
 
