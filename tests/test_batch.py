@@ -396,6 +396,13 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def test_windows_has_folders_for_what_is_unfinished_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    with leased.unfinished_folder(root) as folder:
+        assert folder.parent == root and not list(folder.iterdir())
+    assert not folder.exists()
+
+
 def kill_at_random(root: Path, system: Path, kills: int, jobs: int, seed: int) -> None:
     """Kill workers, batches and both, `kills` times; start again until all is done; look at everything each time."""
     rng = random.Random(seed)

@@ -24,12 +24,13 @@ from typer.testing import CliRunner
 
 from cpmae import cli
 from cpmae import subject_key as key
-from cpmae.batch.records import Records
+from cpmae.batch.records import Job, Outcome, Records
 from cpmae.bids import app, plan
 from cpmae.bids import dataset as description
 from cpmae.bids import work as bids_work
 from cpmae.bids.plan import Settings
 from cpmae.errors import OutputError, ScanError, SettingsError
+from cpmae.files import deidentify_file
 from cpmae.io import bids, forms, nifti
 from cpmae.options import Options
 from cpmae.report import gallery
@@ -188,7 +189,7 @@ def test_the_readme_says_what_was_replaced(source: tuple, derivative: Path, tmp_
 
 
 def test_who_lends_a_mask_to_whom(derivative: Path, source: tuple) -> None:
-    records = {p.name: load(p)["account"]["brain_mask_from"] for p in (derivative / ".cpmae").rglob("*.json")}
+    records = {p.name: load(p)["account"]["brain_mask_from"] for p in (derivative / ".cpmae/scans").rglob("*.json")}
     t1w = f"{S}/anat/sub-01_ses-1_T1w.nii.gz"
     assert records["sub-01_ses-1_T1w.nii.gz.json"] == "stand-in"  # found its own
     assert records["sub-01_ses-1_T2w.nii.json"] == t1w  # another grid in the same frame
@@ -580,6 +581,36 @@ def test_pictures_of_original_faces_lie_in_no_data_set(source: tuple, tmp_path: 
     assert everything(source[0]) == before and list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("place", ["result", "result/sub-01/look", "page"])
+def test_pictures_lie_in_no_earlier_result_and_replace_no_other_page(
+    source: tuple, derivative: Path, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "result").symlink_to(derivative)
+    bids_data.text(tmp_path / "page" / gallery.PAGE, "<title>My page</title>")
+    before = everything(derivative)
+    with pytest.raises(
+        OutputError, match="in the result .* and a picture shows" if "result" in place else "somebody else's"
+    ):
+        participant(source[0], tmp_path / "out", pictures=tmp_path / place)
+    assert everything(derivative) == before and shown(tmp_path / "page") == {gallery.PAGE}
+    with pytest.raises(OutputError, match="and a picture shows the original face"):
+        picture = tmp_path / "result" / "look.png"
+        deidentify_file(source[0] / f"{S}/anat/sub-01_ses-1_T1w.nii.gz", tmp_path / "x.nii", Options(), picture=picture)
+
+
+def test_who_has_no_result_has_no_picture(tmp_path: Path) -> None:
+    """A phase that nothing lends a mask, of which an earlier run with another scan beside it made a picture."""
+    root, out, look = tmp_path / "in", tmp_path / "out", tmp_path / "look"
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    for name in ("sub-1/fmap/sub-1_phasediff", "sub-2/fmap/sub-2_phasediff", "sub-3/anat/sub-3_T1w"):
+        bids_data.image(root / f"{name}.nii.gz", lambda where: where)
+    bids_data.text(look / "sub-2/fmap/sub-2_phasediff.png", "of an earlier run")
+    bids_data.text(look / "sub-2/notes.txt", "somebody's")
+    assert participant(root, out, pictures=look) == {"done": 1, "failed": 2}
+    assert shown(look) == {gallery.PAGE, "sub-2/notes.txt"} and not (look / "sub-1").exists()
+    assert not (look / "sub-2/fmap").exists() and "sub-1_phasediff" in (look / gallery.PAGE).read_text()
+
+
 def test_the_page_of_pictures_tells_warnings_and_failures_first(tmp_path: Path) -> None:
     plain, doubtful = PurePosixPath("sub-1/anat/sub-1_T1w.png"), PurePosixPath("sub-2/anat/sub-2_T1w.png")
     gallery.write_page(tmp_path, [(plain, []), (doubtful, ["dark < grey"])], ["sub-3_T1w.nii.gz (no brain)"])
@@ -619,6 +650,33 @@ def test_group_writes_the_summary(source: tuple, derivative: Path, raw: Path, tm
     assert code == 0 and "12 of 12 scans done" in output
     code, output = cpmae("bids", source[0], tmp_path / "empty", "group")
     assert code == 1 and "run the participant level first" in output and not (tmp_path / "empty").exists()
+
+
+def test_group_tells_what_was_asked_for_from_what_was_not(source: tuple, tmp_path: Path) -> None:
+    """One that failed, one that a killed run did not come to, and the rest of the data set."""
+    out, named = tmp_path / "out", {str(scan.path): scan for scan in bids.find(source[0]).scans}
+    t1w, *others = sorted(named, key=lambda name: "T1w" not in name)
+    dataset = bids.find(source[0])
+
+    def run_of(*names: str) -> None:
+        scans = [named[name] for name in names]
+        app.participant(dataset, scans, out, Settings(), tell=lambda *e: None, work=bids_data.work)
+
+    run_of(t1w)
+    code, output = cpmae("bids", source[0], out, "group")
+    told = "1 of 1 scans done that were asked for; the data set has 11 more, not asked for in any run"
+    assert code == 0 and told in output
+    states = [line.split("\t")[:3] for line in (out / "summary.tsv").read_text().splitlines()[1:]]
+    assert len(states) == COUNT and [t1w, "done", "n/a"] in states and [others[0], "not asked for", "n/a"] in states
+    run_of(t1w)  # again, and the killed one
+    Records(out, tmp_path).ask([t1w, others[0]])
+    code, output = cpmae("bids", source[0], out, "group")
+    assert code == 1 and "1 of 2 scans done that were asked for, 1 missing; the data set has 10 more" in output
+    job = Job(others[0], None, "")
+    Records(out, tmp_path).write(job, Outcome("failed", "no brain"))
+    code, output = cpmae("bids", source[0], out, "group")
+    assert code == 1 and "1 of 2 scans done that were asked for, 1 failed; the data set has 10 more" in output
+    assert len(list((out / ".cpmae/asked").iterdir())) == 2
 
 
 REFUSED = {

@@ -158,6 +158,9 @@ def test_scans_that_are_no_file(folder: Path) -> None:
     assert_refused(run("deidentify", missing, folder / "out.nii"), folder, before, str(missing), "does not exist")
     assert_refused(run("deidentify", folder / "dicom", folder / "out"), folder, before, "holds no files", "DICOM")
     assert_refused(run("verify", missing, folder / "scan.nii"), folder, before, str(missing), "does not exist")
+    for words in (("deidentify", folder / "none", folder / "out"), ("verify", folder / "dicom", folder / "none")):
+        assert_refused(run(*words), folder, before, "none does not exist")
+    assert_refused(run("verify", folder / "dicom", folder / "scan.nii"), folder, before, "two files or two folders")
     (folder / "IM0001").write_bytes(bytes(128) + b"DICM")
     (folder / "plain.nii.gz").write_bytes((folder / "scan.nii").read_bytes())
     put(folder / "dicom" / "dataset_description.json", b"{}")
@@ -338,6 +341,34 @@ def test_a_signal_in_the_middle_leaves_nothing(folder: Path, number: int, code: 
         os.kill(int(started.read_text()), 0)
     started.unlink()
     assert contents(folder) == before
+
+
+KILLED_WHILE_IT_WRITES = """
+import sys, time
+from pathlib import Path
+from cpmae.files import deidentify_file
+from cpmae.options import Options
+
+def write(path):
+    path.write_text("half")
+    print(path, flush=True)
+    time.sleep(600)
+
+deidentify_file(Path("scan.nii"), Path("out.nii"), Options(), brain_mask=Path("mask.nii"), beside=[(Path("x"), write)])
+"""
+
+
+def test_the_next_run_removes_what_one_that_was_killed_while_it_wrote_left(folder: Path) -> None:
+    before = contents(folder)
+    command = [sys.executable, "-c", KILLED_WHILE_IT_WRITES]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        begun = folder / process.stdout.readline().strip()
+        process.kill()
+    assert begun.read_text() == "half" and begun.relative_to(folder).parts[0].startswith(".cpmae-")
+    ran = run("deidentify", folder / "scan.nii", folder / "out.nii", "--brain-mask", folder / "mask.nii")
+    assert ran.exit_code == 0, ran.output
+    assert contents(folder).keys() - before.keys() == {"out.nii"}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")

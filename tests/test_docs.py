@@ -248,24 +248,53 @@ def follow(block: str, folder: Path, cpmae: str = CPMAE) -> str:
     program.chmod(0o755)
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
     ran = subprocess.run(
-        ["sh", "-e", "-c", block], cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True
+        ["sh", "-e", "-c", block],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        start_new_session=True,  # so that a block can kill all of itself
     )
     assert ran.returncode == 0, f"{block}\n{ran.stdout}\n{ran.stderr}"
     return ran.stdout
 
 
-def test_the_loop_over_patients_passes_over_those_that_are_done(tmp_path: Path) -> None:
+def test_a_run_for_each_patient_passes_over_those_that_are_done(tmp_path: Path) -> None:
     (block,) = section("docs/how-to.md", "Many DICOM patients")
-    for name in ("a", "b", "refused", "two words"):
+    for name in ("a", "b", "refused", "part", "two words"):
         (tmp_path / "patients" / name).mkdir(parents=True)
     (tmp_path / "deid" / "b").mkdir(parents=True)
-    stand_in = 'echo "$@" >> calls; case $2 in *refused*) exit 1;; esac; mkdir "$3"'
+    stand_in = (
+        'echo "$@" >> calls; echo "said of $2"; case $2 in *refused*) exit 1;; esac; mkdir "$3"\n'
+        "case $2 in *part*) echo failed >&2; exit 1;; esac"
+    )
     follow(block, tmp_path, stand_in)
-    called = [f"deidentify patients/{n}/ deid/{n} --patient-id {n}" for n in ("a", "refused", "two words")]
-    assert (tmp_path / "calls").read_text().splitlines() == called
-    assert (tmp_path / "failed.txt").read_text() == "refused\n"
-    follow(block, tmp_path, stand_in)
-    assert (tmp_path / "calls").read_text().splitlines() == [*called, called[1]]
+    called = [f"deidentify patients/{n}/ deid/{n} --patient-id {n}" for n in ("a", "part", "refused", "two words")]
+    assert sorted((tmp_path / "calls").read_text().splitlines()) == called
+    assert sorted((tmp_path / "private/failed.txt").read_text().splitlines()) == ["part", "refused"]
+    assert (tmp_path / "private/part.txt").read_text() == "said of patients/part/\nfailed\n"
+    *_, last, _ = block.split("\n")
+    follow(last, tmp_path, stand_in)
+    assert sorted((tmp_path / "calls").read_text().splitlines()) == sorted([*called, called[2]])
+
+
+@pytest.mark.thorough
+def test_a_killed_run_over_patients_goes_on_where_it_was(tmp_path: Path, head: Any) -> None:
+    """What is killed is all of it, as at the end of a job of a cluster."""
+    (block,) = section("docs/how-to.md", "Many DICOM patients")
+    stored = np.clip(head.get_fdata(), 0, 4095).astype(np.uint16)
+    for name in ("p1", "p2", "p3"):
+        dicom_phantom.classic(tmp_path / "patients" / name, stored, head.affine, PatientID=name)
+    begun = "until ls -d deid/.cpmae-*; do sleep 0.1; done; kill -9 0"
+    stops = f"case $2 in *p2*) ({CPMAE}) & {begun};; esac\n{CPMAE}"
+    one_at_a_time = block.replace("-P 2", "-P 1")
+    with pytest.raises(AssertionError):
+        follow(one_at_a_time, tmp_path, stops)
+    assert [p.name[:8] for p in sorted((tmp_path / "deid").iterdir())] == [".cpmae-u", "p1"]
+    before = (tmp_path / "deid/p1").stat().st_mtime_ns
+    follow(block, tmp_path)
+    assert sorted(p.name for p in (tmp_path / "deid").iterdir()) == ["p1", "p2", "p3"]
+    assert (tmp_path / "deid/p1").stat().st_mtime_ns == before
 
 
 @pytest.mark.thorough

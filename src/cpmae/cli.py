@@ -18,7 +18,7 @@ from cpmae.cli_bids import BidsCommand, bids
 from cpmae.cli_evaluate import evaluate
 from cpmae.cli_status import status
 from cpmae.cli_train import train
-from cpmae.errors import CpmaeError, OutputError, with_notes
+from cpmae.errors import CpmaeError, OutputError, ScanError, with_notes
 from cpmae.stopping import exit_on_signals
 
 if TYPE_CHECKING:
@@ -277,7 +277,12 @@ def verify(
     from cpmae.verify import verify_files
 
     _one_of_two(brain_mask, brain_extractor)
-    if os.path.isdir(original) and os.path.isdir(result):
+    for path in (original, result):
+        if not os.path.lexists(path):
+            raise ScanError(f"{path} does not exist, check the path")
+    if os.path.isdir(original) != os.path.isdir(result):
+        raise ScanError(f"of {original} and {result} one is a folder and one a file, give two files or two folders")
+    if os.path.isdir(original):
         return _verify_study(original, result, brain_mask, brain_extractor, as_json)
     first, _ = forms.open_scan(original), forms.open_scan(result)
     with status() as tell:

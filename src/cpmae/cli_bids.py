@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -93,7 +94,7 @@ def bids(
     if sys.platform == "win32":  # which lacks the locks that tell the living from the dead
         raise SettingsError("cpmae bids does not run on Windows, use Linux, macOS or the Windows Subsystem for Linux")
     from cpmae.bids import app
-    from cpmae.bids.dataset import LEFT_OUT, dated_labels
+    from cpmae.bids.dataset import LEFT_OUT, NOT_ASKED, dated_labels
     from cpmae.bids.plan import Settings
     from cpmae.io.bids import choose, find
     from cpmae.options import Options
@@ -107,8 +108,8 @@ def bids(
     scans = choose(dataset.scans, participant_label or (), session_label or (), queries)
     if level == "group":
         counts = app.group(dataset, scans, output_dir)
-        typer.echo(f"{output_dir / 'summary.tsv'}: {counts['done']} of {len(scans)} scans done")
-        raise typer.Exit(0 if counts["done"] == len(scans) else 1)
+        typer.echo(f"{output_dir / 'summary.tsv'}: {_in_words(counts)}")
+        raise typer.Exit(0 if counts["done"] == counts.total() - counts[NOT_ASKED] > 0 else 1)
     settings = Settings(
         placement=placement,
         options=Options(
@@ -149,6 +150,17 @@ def bids(
             f"cpmae: {failed} {'scan' if failed == 1 else 'scans'} failed, see {output_dir / 'failures.tsv'}", err=True
         )
     raise typer.Exit(1 if failed else 0)
+
+
+def _in_words(counts: Counter[str]) -> str:
+    """What the scans of a data set have become; those that no run was asked for are no failures."""
+    from cpmae.bids.dataset import NOT_ASKED
+
+    asked = counts.total() - counts[NOT_ASKED]
+    parts = [f"{counts['done']} of {asked} scans done{' that were asked for' if counts[NOT_ASKED] else ''}"]
+    parts += [f"{counts[state]} {state}" for state in ("failed", "missing") if counts[state]]
+    text = ", ".join(parts)
+    return f"{text}; the data set has {counts[NOT_ASKED]} more, {NOT_ASKED} in any run" if counts[NOT_ASKED] else text
 
 
 def _queries(path: Path) -> dict[str, dict[str, object]]:

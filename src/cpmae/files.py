@@ -2,19 +2,22 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cpmae import __version__, metadata, metadata_json
 from cpmae.brain import load_brain_mask
+from cpmae.errors import OutputError, ScanError
 from cpmae.io import forms, nifti
 from cpmae.io.mask import mask_scan
 from cpmae.io.run import RunMean
 from cpmae.io.sidecar import dumped, sidecar_of
 from cpmae.io.sidecar import read as read_sidecar
 from cpmae.io.together import Writer, check_outputs, text_writer, write_together
+from cpmae.leased import unfinished_folder
 from cpmae.options import Options
 
 if TYPE_CHECKING:
@@ -65,6 +68,10 @@ def deidentify_file(
         OutputError and what `pipeline.deidentify` raises.
     """
     tell = progress or (lambda stage: None)
+    if not os.path.lexists(input):  # before anything is said of the output's name, which may be right for a folder
+        raise ScanError(f"{input} does not exist, check the path")
+    if picture and staging is None:  # data sets have one folder of pictures, and look at that
+        check_private(picture)
     described = sidecar_of(input) if sidecar and os.path.isfile(sidecar_of(input)) else None
     check_outputs(
         [*(file for p in (input, brain_mask) if p for file in forms.files_of(p)), *([described] if described else [])],
@@ -100,7 +107,7 @@ def deidentify_file(
     tell("writing")
     # The result takes its name last: where it is, all the rest is too, and where anything failed it is not.
     files: list[tuple[Path, Writer]] = []
-    late = []
+    late: list[tuple[Path, Writer]] = []
     if picture:
         from cpmae.report.picture import before_after
 
@@ -115,8 +122,35 @@ def deidentify_file(
         files.append((save_replaced_mask, lambda path: nifti.write(path, replaced)))
     if fields is not None:
         files.append((sidecar_of(output), text_writer(dumped(fields))))
-    write_together([*files, *beside, *forms.writers(output, marked, made)], staging, late, overwrite=overwrite)
+    if staging is None:  # what goes elsewhere may go to another file system, and is begun there
+        late += [file for file in files if file[0].parent.resolve() != output.parent.resolve()]
+        files = [file for file in files if file not in late]
+    with nullcontext(staging) if staging else unfinished_folder(output.parent) as private:
+        files += [*beside, *forms.writers(output, marked, made)]
+        write_together(files, private, late, overwrite=overwrite)
     return result
+
+
+def check_private(picture: Path) -> None:
+    """Nobody who shares a result should share an original face with it.
+
+    Raises:
+        OutputError: if a picture, or a folder of pictures, would lie in what cpmae made of a DICOM study or a data set.
+    """
+    for folder in (picture.resolve(), *picture.resolve().parents):
+        described = folder / "dataset_description.json"
+        steps: Any = []
+        if os.path.isfile(described):
+            with suppress(ScanError):  # not ours to complain of
+                steps = read_sidecar(described).get("GeneratedBy")
+        ours = isinstance(steps, list) and any(isinstance(s, dict) and s.get("Name") == "cpmae" for s in steps)
+        with suppress(OSError):  # a folder above that may not be read
+            ours = ours or any(folder.glob("study-[0-9][0-9]*/series-[0-9][0-9][0-9]*/[0-9]*.dcm"))
+        if ours:
+            raise OutputError(
+                f"{picture} lies in the result {folder}, and a picture shows the original face; "
+                "choose a place outside of it"
+            )
 
 
 def draw_head(input: Path, options: Options, weights: "str | Path | HeadModel | None" = None) -> "Head":

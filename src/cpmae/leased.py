@@ -6,12 +6,12 @@ keep locks to the host, others know none); for them, a lease that has not been t
 """
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 import threading
 import time
@@ -22,8 +22,12 @@ from typing import IO
 
 from cpmae.errors import OutputError
 
+if sys.platform != "win32":  # which has no such locks
+    import fcntl
+
 LEASE = "lease"
 TEMPORARY = "cpmae-private-"
+UNFINISHED = ".cpmae-unfinished-"  # beside outputs; not `.cpmae-`, under which older versions keep no lease
 TOUCH_EVERY_S = 20.0
 DEAD_AFTER_S = 900.0
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # Lustre without -o flock, some NFS
@@ -90,6 +94,24 @@ def temporary_folder() -> Iterator[Path]:
     system = Path(tempfile.gettempdir())
     remove_dead(system, TEMPORARY)
     with leased_folder(system, TEMPORARY) as folder:
+        yield folder
+
+
+@contextmanager
+def unfinished_folder(parent: Path) -> Iterator[Path]:
+    """A leased folder beside an output, for what is not complete; those that the dead left there go first.
+
+    On Windows it is an ordinary temporary folder, and what a killed process leaves stays.
+
+    Raises:
+        OutputError: as `leased_folder` and `remove_dead`.
+    """
+    if sys.platform == "win32":
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=parent) as name:
+            yield Path(name)
+        return
+    remove_dead(parent, UNFINISHED)
+    with leased_folder(parent, UNFINISHED) as folder:
         yield folder
 
 

@@ -10,9 +10,8 @@ import secrets
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +19,16 @@ from numpy.typing import NDArray
 
 from cpmae import __version__, motion
 from cpmae.errors import BrainMaskError, CpmaeError, OutputError, ScanError, with_notes
+from cpmae.files import check_private
 from cpmae.io import dicom, dicom_pixels, dicom_scan, nifti
 from cpmae.io.dicom import Left, Series, t1w_score
 from cpmae.io.dicom_mosaic import read_mosaic
 from cpmae.io.dicom_volumes import Stack, frames_of, no_volume, stacks_of
 from cpmae.io.mask import mask_scan
 from cpmae.io.nifti import NiftiScan
+from cpmae.io.output import SUFFIXES
 from cpmae.io.together import Writer, check_outputs, write_together
+from cpmae.leased import unfinished_folder
 from cpmae.metadata_dicom import Identity, deidentify_header
 from cpmae.options import Options
 from cpmae.shared_mask import FoundBrain, given_mask, lender
@@ -76,14 +78,21 @@ class StudyResult:
 
 
 @dataclass(frozen=True)
+class _Images:
+    """What a picture shows."""
+
+    before: NiftiScan
+    after: NiftiScan
+    kept: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class _Head(FoundBrain):
     """A brain of a frame of reference and the head around it, for all its series."""
 
     is_own: bool  # found in its own series, or given
     drawn: "steps.Head"
-    before: NiftiScan
-    after: NiftiScan
-    kept: NDArray[np.bool_]
+    images: _Images | None  # if picture or mask are asked for
 
 
 @dataclass
@@ -97,6 +106,7 @@ class _Run:
     identity: Identity
     seed: int
     given_mask: Path | None
+    shows: bool  # a picture or the mask of the T1w
     tell: Callable[[str], None]
     volumes: int = 0  # handled so far
     patients: dict[str, int] = field(default_factory=dict)  # numbered as they come
@@ -141,13 +151,15 @@ def deidentify_study(
     """
     tell = progress or (lambda stage: None)
     _check_folders(input, output, overwrite)
-    _check_apart(output, picture, save_brain_mask)
+    _check_apart(input, output, picture, save_brain_mask)
     check_outputs(
         [p for p in (input, brain_mask) if p],
         [p for p in (save_brain_mask,) if p],
         [p for p in (picture,) if p],
         overwrite=overwrite,
     )
+    if brain_mask and not os.path.lexists(brain_mask):  # what else it may lack is said when its T1w is known
+        raise BrainMaskError(f"{brain_mask} does not exist, check the path")
     tell("reading headers")
     found, left = dicom.find_series(input)
     heads = []
@@ -170,28 +182,34 @@ def deidentify_study(
     seed = secrets.randbits(62) if options.seed is None else options.seed
     tool = f"cpmae {__version__}"
     identity = Identity(options.clean_metadata, study.retain, tool, options.replaced(), study.patient_id)
-    run = _Run(input, options, study, weights, identity, seed, brain_mask, tell)
-    with TemporaryDirectory(prefix=".cpmae-", dir=output.resolve().parent) as temporary:
-        tree = Path(temporary) / "result"
+    run = _Run(input, options, study, weights, identity, seed, brain_mask, bool(picture or save_brain_mask), tell)
+    with unfinished_folder(output.resolve().parent) as temporary:
+        tree = temporary / "result"
         tree.mkdir()
         entries, failed = _all_series(run, heads, tree, left)
+        failed += [item for item in left if item.unseen]
+        left = [item for item in left if not item.unseen]
         if not entries:
             why = "; ".join(f"{item.name}: {item.reason}" for item in [*failed, *left][:5])
             raise ScanError(f"{input} holds no head series that can be de-identified ({why})")
         tell("writing")
-        _put_in_place(run, tree, output, save_brain_mask, picture, Path(temporary) / "old")
+        _put_in_place(run, tree, output, save_brain_mask, picture, temporary / "old")
     account = {
         "version": __version__,
         "metadata": "basic" if options.clean_metadata else "keep",
         "retain": sorted(identity.retain),
         "seed": "secret" if options.seed is None else options.seed,
         "series": entries,
-        "left_out": [asdict(item) for item in left],
-        "failed": [asdict(item) for item in failed],
+        "left_out": [_plain(item) for item in left],
+        "failed": [_plain(item) for item in failed],
         "warnings": run.warnings,
     }
     handled = [f"{e['name']}: {e['instances']} instances in {e['folder']}" for e in entries]
     return StudyResult(account, run.warnings, handled, left, failed)
+
+
+def _plain(item: Left) -> dict[str, Any]:
+    return {"name": item.name, "count": item.count, "reason": item.reason}
 
 
 def _check_folders(input: Path, output: Path, overwrite: bool) -> None:
@@ -199,6 +217,8 @@ def _check_folders(input: Path, output: Path, overwrite: bool) -> None:
     source, target = input.resolve(), output.resolve()
     if source == target or source in target.parents or target in source.parents:
         raise OutputError(f"{output} is, holds or lies in the input {input}, choose a folder apart from it")
+    if output.name.lower().endswith(SUFFIXES) and not output.exists():
+        raise OutputError(f"{output} would be a folder of DICOM files, name a folder (dcm2niix makes NIfTI of these)")
     if not target.parent.is_dir():
         raise OutputError(f"the folder {output.parent} does not exist, make it first")
     if not os.access(target.parent, os.W_OK | os.X_OK):
@@ -219,21 +239,35 @@ def _check_folders(input: Path, output: Path, overwrite: bool) -> None:
         )
 
 
-def _check_apart(output: Path, picture: Path | None, save_brain_mask: Path | None) -> None:
-    """The folder of results is to be shared, and an old one is replaced with all that is in it."""
+def _check_apart(input: Path, output: Path, picture: Path | None, save_brain_mask: Path | None) -> None:
+    """Results are to be shared, and an old one is replaced with all that is in it; the input stays as it is."""
+    for path in (picture, save_brain_mask):
+        if path and path.parent.resolve().is_relative_to(input.resolve()):
+            raise OutputError(f"{path} lies in the input {input}, which stays as it is; choose a place outside of it")
     for path, why in ((picture, "a picture shows the original face"), (save_brain_mask, "it holds DICOM files alone")):
         if path and path.parent.resolve().is_relative_to(output.resolve()):
             raise OutputError(f"{path} lies in the output {output}, and {why}; choose a place outside of it")
+    if picture:
+        check_private(picture)
 
 
 def _all_series(
     run: _Run, heads: list[Series], tree: Path, left: list[Left]
 ) -> tuple[list[dict[str, Any]], list[Left]]:
-    """Each series into its folder below `tree`, the T1w first; accounts in the order of the folders, and failures."""
+    """Each series into its folder below `tree`; accounts in the order of the folders, and failures.
+
+    One patient after the other, so that memory does not grow with their number, and of each the T1w first.
+    """
     studies = {uid: n for n, uid in enumerate(dict.fromkeys(series.study for series in heads), 1)}
     places = {s.uid: f"study-{studies[s.study]:02d}/series-{n:03d}" for n, s in enumerate(heads, 1)}
     entries, failed = [], []
-    for series in sorted(heads, key=t1w_score, reverse=True):
+    patients = {patient: n for n, patient in enumerate(dict.fromkeys(series.patient for series in heads))}
+    before = None
+    for series in sorted(heads, key=lambda s: (patients[s.patient], -t1w_score(s))):
+        if series.patient != before:
+            run.heads.clear()
+            run.drawn.clear()
+            before = series.patient
         run.tell(series.name)
         try:
             if not run.study.allow_burned_in and any(_burned_in(i.header) for i in series.instances):
@@ -341,7 +375,8 @@ def _volume(
         kept, key = done.protected[:, :, slot].T, (frame.instance, frame.index)
         if not np.array_equal(new[key][kept], pixels[key][kept]):
             raise ScanError(f"protected voxels of {series.name} changed on the way, and the result was dropped")
-    here = _Head(done.brain_mask, stack.affine, middle, is_own, done.head, scan, done.image, done.protected)
+    images = _Images(scan, done.image, done.protected) if run.shows else None
+    here = _Head(done.brain_mask, stack.affine, middle, is_own, done.head, images)
     account = {k: v for k, v in done.account.items() if k not in ("seed", "warnings", "metadata", "version")}
     return here, new, account
 
@@ -409,21 +444,24 @@ def _put_in_place(
     """Mask and picture, then the folder; an old folder is moved away first and comes back if that fails."""
     head = next((found[0] for found in run.heads.values() if found), None)
     files: list[tuple[Path, Writer]] = []
-    if head and picture:
-        from cpmae.report.picture import before_after
+    if head and (images := head.images):
+        if picture:
+            from cpmae.report.picture import before_after
 
-        before, after = head.before.scaled(), head.after.scaled()
-        files.append((picture, lambda path: before_after(before, after, head.mask, path, head.kept)))
-    if head and save_brain_mask:
-        files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(head.before, head.mask))))
+            before, after = images.before.scaled(), images.after.scaled()
+            files.append((picture, lambda path: before_after(before, after, head.mask, path, images.kept)))
+        if save_brain_mask:
+            files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(images.before, head.mask))))
     output = output.resolve()  # "." cannot be renamed
-    if output.exists():
-        try:
+
+    def make_room(place: Path) -> None:
+        """Called last, when all that takes long is done: a process that is killed meanwhile leaves the old folder."""
+        if output.exists():
             output.rename(old)
-        except OSError as error:
-            raise OutputError(f"{output} cannot be replaced ({error.strerror}), choose another folder") from error
+        tree.rename(place)
+
     try:
-        write_together([*files, (output, tree.rename)])
+        write_together([*files, (output, make_room)])
     except BaseException:
         if old.exists():
             with suppress(OSError):  # an error in the restoring would hide the one that led here

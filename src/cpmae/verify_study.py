@@ -97,9 +97,26 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
 
 
 def _original_of(new: Series, candidates: list[Series]) -> Series | None:
+    """The series in the same places; of several, as patients of one protocol may have them, that of the same brain."""
     places = _places(new)
-    same = (old for old in candidates if old.number == new.number and _places(old) == places)
-    return next(same, None) if places else None
+    same = [old for old in candidates if old.number == new.number and _places(old) == places] if places else []
+    if len(same) < 2:
+        return same[0] if same else None
+    pixels = dicom_scan.read_pixels(new)
+    return max(same, key=lambda old: _equal(old, pixels))
+
+
+def _equal(old: Series, pixels: dicom_scan.Pixels) -> int:
+    """How many voxels of a series are those of another one in the same places; -1 if it cannot be read.
+
+    Instances are compared in their order, which is that of their numbers in both.
+    """
+    try:
+        found = dicom_scan.read_pixels(old)
+    except CpmaeError:
+        return -1
+    shared = [key for key in found if key in pixels and found[key].shape == pixels[key].shape]
+    return sum(int(np.count_nonzero(found[key] == pixels[key])) for key in shared)
 
 
 def _places(series: Series) -> list[tuple[Any, ...]] | None:

@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -75,6 +76,26 @@ class Records:
     def __init__(self, root: Path, staging: Path | None = None) -> None:
         self.root, self._staging = root, staging
 
+    def ask(self, names: Iterable[str]) -> None:
+        """Remember which jobs a run was asked for, so that what is missing is told from what nobody wanted.
+
+        A file for each list of names, since several runs may do this at the same time.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        new = sorted(set(names) - self.asked())
+        if new:
+            self._put(self.root / FOLDER / "asked" / f"{digest(new)}.json", new, "what was asked for")
+
+    def asked(self) -> set[str]:
+        """Names of the jobs that any run was asked for; those of which there is a record are."""
+        found = {record["name"] for record in self.all()}
+        for path in (self.root / FOLDER / "asked").glob("*.json"):
+            with suppress(OSError, ValueError):
+                found |= set(json.loads(path.read_text()))
+        return found
+
     def path(self, name: str) -> Path:
         return self.root / FOLDER / "scans" / f"{name}.json"
 
@@ -86,19 +107,22 @@ class Records:
         """
         facts = {"name": job.name, "fingerprint": job.fingerprint, "draw": job.draw, **asdict(outcome)}
         del facts["traceback"]
-        path = self.path(job.name)
+        gone = self._outputs_of_none_but(job.name) if outcome.state != "done" else ()
+        self._put(self.path(job.name), facts, f"what became of {job.name}", gone)
+
+    def _put(self, path: Path, content: Any, what: str, gone: Iterable[str] = ()) -> None:
+        """A JSON file, at once and whole; the files `gone` are removed just before."""
         if self._staging is None:
             raise ValueError("these records are for reading, give a staging folder")
         temporary = self._staging / f"record-{secrets.token_hex(8)}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(facts, indent=1) + "\n")
-            if outcome.state != "done":
-                for output in self._outputs_of_none_but(job.name):
-                    (self.root / output).unlink(missing_ok=True)
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
+            for output in gone:
+                (self.root / output).unlink(missing_ok=True)
             os.replace(temporary, path)
         except OSError as error:
-            raise OutputError(f"what became of {job.name} cannot be recorded ({error.strerror}), free space") from error
+            raise OutputError(f"{what} cannot be recorded ({error.strerror}), free space") from error
 
     def _outputs_of_none_but(self, name: str) -> set[str]:
         """What a job gave before; tables that several echoes share are left to those that are done."""

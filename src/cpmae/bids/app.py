@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +60,7 @@ def participant(
     with _staging(target) as staging:
         description.describe(dataset, target, settings, staging)
         records = Records(target, staging)
+        records.ask(job.name for job in todo)
         what = (work, records, staging, (source, target))
         if scheduler or slurm:
             workers = cluster.DaskWorkers(cluster.connect(scheduler) if scheduler else cluster.slurm(n_procs), *what)
@@ -84,20 +85,23 @@ def of_several_heads(target: Path) -> int:
 
 
 def _show(dataset: Dataset, target: Path, pictures: Path) -> None:
-    """A page of all the pictures that there are, of this run and of earlier ones."""
+    """A page of all the pictures that there are, of this run and of earlier ones; those without a result go."""
     records = {record["name"]: record for record in Records(target).all()}
     done, failed = [], []
     for scan in dataset.scans:
         record = records.get(str(scan.path))
         if record and record["state"] != "done":
             failed.append(f"{scan.path} ({record['reason']})")
+            with suppress(OSError):  # its folder may never have been made
+                (pictures / picture_path(scan)).unlink()
+            description.remove_empty(pictures, [str(scan.path)])
         elif record and (pictures / picture_path(scan)).is_file():
             done.append((picture_path(scan), record["account"].get("warnings", [])))
     gallery.write_page(pictures, done, failed)
 
 
 def group(dataset: Dataset, scans: Sequence[Scan], target: Path) -> Counter[str]:
-    """Write `summary.tsv`; how many scans are "done", "failed" and "missing".
+    """Write `summary.tsv`; how many scans are "done", "failed", "missing" and "not asked for".
 
     Raises:
         OutputError: if `target` does not hold results.

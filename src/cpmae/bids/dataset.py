@@ -19,12 +19,15 @@ from cpmae import __version__, metadata_tsv
 from cpmae.batch.records import FOLDER, Records
 from cpmae.bids.plan import Placement, Settings
 from cpmae.errors import OutputError, ScanError
+from cpmae.files import check_private
 from cpmae.io import sidecar
 from cpmae.io.bids import IMAGES, Dataset, Scan
 from cpmae.io.together import text_writer, write_together
+from cpmae.report import gallery
 
 TEMPORARY = ".cpmae-run-"  # folders of runs, see `leased`
 LEFT_OUT = "left_out.tsv"
+NOT_ASKED = "not asked for"
 _IGNORED = (f"{FOLDER}*/", "failures.tsv", LEFT_OUT, "summary.tsv")
 _DESCRIPTION = (
     *("Name", "BIDSVersion", "HEDVersion", "License", "Authors", "Acknowledgements", "HowToAcknowledge", "Funding"),
@@ -97,8 +100,14 @@ def check_pictures(dataset: Dataset, target: Path, pictures: Path) -> None:
         raise OutputError(f"{pictures} lies in the output, and pictures show the original faces; choose another folder")
     if place.is_relative_to(dataset.root.resolve()):
         raise OutputError(f"{pictures} lies in the input data set, choose another folder for the pictures")
+    page = pictures / gallery.PAGE
+    check_private(pictures)
     try:
+        if page.exists() and b"<title>cpmae: pictures</title>" not in page.read_bytes():
+            raise OutputError(f"{pictures} holds somebody else's {page.name}, choose another folder for the pictures")
         pictures.mkdir(parents=True, exist_ok=True)
+    except OutputError:  # an OSError too
+        raise
     except OSError as error:
         raise OutputError(f"{pictures} cannot be used ({error.strerror}), choose another folder") from error
     if not os.access(pictures, os.W_OK | os.X_OK):
@@ -141,7 +150,7 @@ def finish(dataset: Dataset, scans: Sequence[Scan], target: Path, settings: Sett
     """
     names = {str(scan.path) for scan in dataset.scans}
     failed = [r for r in Records(target).all() if r["state"] != "done" and r["name"] in names]
-    _remove_empty(target, {str(scan.path) for scan in scans} & {record["name"] for record in failed})
+    remove_empty(target, {str(scan.path) for scan in scans} & {record["name"] for record in failed})
     texts = {LEFT_OUT: _table(("path", "files", "reason"), left_out(dataset, settings.placement))}
     if settings.placement == "raw":
         texts |= _participants(dataset, target, settings.keep_columns, settings.options.clean_metadata)
@@ -152,8 +161,11 @@ def finish(dataset: Dataset, scans: Sequence[Scan], target: Path, settings: Sett
         (target / "failures.tsv").unlink(missing_ok=True)
 
 
-def _remove_empty(target: Path, names: Iterable[str]) -> None:
-    """An empty folder would be a person without scans, whom participants.tsv does not have."""
+def remove_empty(target: Path, names: Iterable[str]) -> None:
+    """Remove the folders of scans in which nothing lies.
+
+    An empty one would be a person without scans, whom participants.tsv does not have.
+    """
     for name in names:
         for folder in list(PurePosixPath(name).parents)[:-1]:
             with suppress(OSError):  # there is something in it, or it is gone
@@ -161,8 +173,12 @@ def _remove_empty(target: Path, names: Iterable[str]) -> None:
 
 
 def summarize(scans: Sequence[Scan], target: Path, staging: Path) -> Counter[str]:
-    """Write `summary.tsv`, a line a scan of the input, and count them by "done", "failed" and "missing"."""
-    records = {record["name"]: record for record in Records(target).all()}
+    """Write `summary.tsv`, a line a scan of the input, and count them.
+
+    Returns:
+        How many are "done", "failed", "missing" (not done yet) and "not asked for" by any run.
+    """
+    records, asked = {record["name"]: record for record in Records(target).all()}, Records(target).asked()
     columns = (
         "brain_mask_from",
         "head_from",
@@ -174,12 +190,14 @@ def summarize(scans: Sequence[Scan], target: Path, staging: Path) -> Counter[str
     )
     rows, counts = [], Counter[str]()
     for scan in scans:
-        record = records.get(str(scan.path), {"state": "missing", "account": {}, "reason": "not done yet"})
-        state = record["state"] if record["state"] in ("done", "missing") else "failed"
+        name = str(scan.path)
+        state, reason = ("missing", "not done yet") if name in asked else (NOT_ASKED, "n/a")
+        record = records.get(name, {"state": state, "account": {}, "reason": reason})
+        state = record["state"] if record["state"] in ("done", "missing", NOT_ASKED) else "failed"
         counts[state] += 1
         account = {**record["account"], "warnings": "; ".join(record["account"].get("warnings", []))}
         found = [str(account.get(column, "n/a")) or "n/a" for column in columns]
-        rows.append((str(scan.path), state, record["reason"] or "n/a", *found))
+        rows.append((name, state, record["reason"] or "n/a", *found))
     _put(target, {"summary.tsv": _table(("scan", "state", "reason", *columns), rows)}, staging)
     return counts
 

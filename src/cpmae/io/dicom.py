@@ -6,10 +6,10 @@ Only headers are read here; pixels are the matter of `dicom_pixels`, geometry of
 import re
 import struct
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class Series:
     Attributes:
         patient: what tells patients apart; identifies.
         frame: FrameOfReferenceUID; series of one frame lie in one world. Empty if the series has none.
-        name: number and description, for messages; may identify.
+        name: number and description, and a file where others have the same, for messages; may identify.
     """
 
     uid: str
@@ -110,11 +110,20 @@ class Series:
 
 @dataclass(frozen=True)
 class Left:
-    """What is not handled, and why: `name` of a file or a series, `count` of files."""
+    """What is not handled, and why: `name` of a file or a series, `count` of files.
+
+    Attributes:
+        unseen: the file cannot be read, so that nobody knows what is missing without it.
+    """
 
     name: str
     count: int
     reason: str
+    unseen: bool = False
+
+
+class _Unreadable(ScanError):
+    """Of a file that may be anything."""
 
 
 def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
@@ -135,7 +144,7 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
         try:
             header = read_header(path)
         except ScanError as error:
-            left.append(Left(name, 1, str(error)))
+            left.append(Left(name, 1, str(error), isinstance(error, _Unreadable)))
             continue
         kind = header.get("SOPClassUID", "")
         if kind == MediaStorageDirectoryStorage or path.name == "DICOMDIR":
@@ -164,7 +173,16 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
             raise ScanError(f"{folder} is a BIDS data set, use `cpmae bids`, and `cpmae verify` on single files")
         raise ScanError(f"{folder} holds no DICOM file among its {len(left)}, give a folder of DICOM files")
     series = sorted((_series(uid, items) for uid, items in found.items()), key=lambda s: (s.study, s.number, s.uid))
-    return series, left
+    return _told_apart(series, folder), left
+
+
+def _told_apart(series: list[Series], folder: Path) -> list[Series]:
+    """Names that several series have, as those of several patients, with the first file of each."""
+    names = Counter(s.name for s in series)
+    return [
+        replace(s, name=f"{s.name} of {s.instances[0].path.relative_to(folder)}") if names[s.name] > 1 else s
+        for s in series
+    ]
 
 
 @contextmanager
@@ -213,10 +231,10 @@ def _read(path: Path, whole: bool, **arguments: object) -> Dataset:
         raise ScanError(f"{path.name} is truncated or damaged ({text}), copy it again") from error
     except OSError as error:
         if path.is_symlink() and not path.exists():
-            raise ScanError(f"{path.name} is a link to a file that is not there, fetch it (datalad get)") from error
+            raise _Unreadable(f"{path.name} is a link to a file that is not there, fetch it (datalad get)") from error
         if error.errno is None:  # pydicom's word for a file that ends too early
             raise ScanError(f"{path.name} is truncated or damaged ({error}), copy it again") from error
-        raise ScanError(f"{path.name} cannot be read ({error.strerror}), check its permissions") from error
+        raise _Unreadable(f"{path.name} cannot be read ({error.strerror}), check its permissions") from error
     if "TransferSyntaxUID" not in found.file_meta:
         implicit, little = found.original_encoding
         found.file_meta.TransferSyntaxUID = (
