@@ -32,10 +32,6 @@ def test_label_dice_counts_a_label_that_one_map_lacks_as_zero():
     assert mean_dice(a, b) == pytest.approx((2 / 3 + 4 / 5) / 3)
 
 
-def test_the_background_label_can_be_chosen():
-    assert label_dice(np.array([0, 1]), np.array([0, 1]), background=1) == {0: 1.0}
-
-
 def test_mean_dice_of_two_empty_maps_is_undefined():
     assert np.isnan(mean_dice(np.zeros(3, int), np.zeros(3, int)))
 

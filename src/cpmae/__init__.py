@@ -51,26 +51,13 @@ __all__ = [
 ]
 
 _HOME = {
+    **{name: "cpmae.errors" for name in __all__ if name.endswith("Error")},
     **dict.fromkeys(("deidentify", "Deidentified"), "cpmae.pipeline"),
     **dict.fromkeys(("verify_files", "Verification"), "cpmae.verify"),
     "read": "cpmae.io.forms",
     **dict.fromkeys(("NiftiScan", "write"), "cpmae.io.nifti"),
     "RunVerification": "cpmae.verify_run",
     "Volume": "cpmae.volume",
-    **dict.fromkeys(
-        (
-            "BrainMaskError",
-            "ClusterError",
-            "CpmaeError",
-            "DeviceError",
-            "MissingExtraError",
-            "OutputError",
-            "ScanError",
-            "SettingsError",
-            "WeightsError",
-        ),
-        "cpmae.errors",
-    ),
 }
 
 

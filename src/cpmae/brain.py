@@ -10,6 +10,7 @@ import os
 import shlex
 import threading
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,17 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from cpmae.errors import BrainMaskError
 from cpmae.extras import require
 from cpmae.io import forms
-from cpmae.io.nifti import NiftiScan
+from cpmae.io.nifti import NiftiScan, ScanLike
 from cpmae.tool import run_tool, whole_paths
 from cpmae.volume import SAME_GRID_MM, Volume, grid_distance_mm, voxel_volume_ml
 
+MaskLike = ArrayLike | ScanLike  # (X, Y, Z), not 0 in the brain
 EXTRACTORS = ("deepbet", "robex", "hd-bet")
 COMMAND = "command:"
 VOLUME_RANGE_ML = (300.0, 2500.0)  # a newborn's brain to well above the largest intracranial volume
@@ -39,7 +41,7 @@ MAX_CUT = 1.3  # a ball cut in half scores 1.6, one that lost a quarter 1.1, one
 STRIPPED_SHARE = 0.35  # of the brain's volume; a head has more tissue than that around the brain
 # what tools make of mask.nii.gz: BET's -m mask_mask.nii.gz, and beside it, without -n, the brain under the plain name
 _MASK_NAMES = ("mask_mask.nii.gz", "mask_mask.nii", "mask.nii.gz", "mask.nii.gz.nii.gz", "mask.nii")
-_ONE_VALUE = 1e-3  # what scaling may do to the 1 of a mask
+_ONE_VALUE = 1e-3  # by how much scaling may spread the 1 of a mask
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _GIVE_A_MASK = "give a mask (--brain-mask) or try another brain extractor (--brain-extractor)"
 
@@ -97,7 +99,7 @@ def load_brain_mask(
 
 
 def open_mask(path: str | os.PathLike[str]) -> NiftiScan:
-    """A file that holds a mask, of any form and on any grid. Raises ScanError, and BrainMaskError if it is 4-D."""
+    """The mask in a file of any form, on any grid. Raises ScanError, and BrainMaskError if it is 4-D."""
     run = forms.open_scan(path, checked=False)
     if run.count > 1:
         raise BrainMaskError(f"{Path(path).name} holds {run.count} volumes, a brain mask is 3-D; give one volume of it")
@@ -105,12 +107,12 @@ def open_mask(path: str | os.PathLike[str]) -> NiftiScan:
 
 
 def check_given_mask(
-    given: Any, name: str, shape: tuple[int, int, int], affine: NDArray[np.float64]
+    given: MaskLike, name: str, shape: tuple[int, int, int], affine: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
     """As `load_brain_mask`, of a mask in memory; `name` is for messages.
 
     Args:
-        given: a `NiftiScan`, a nibabel image or a `Volume`, or an array without an affine, (X, Y, Z).
+        given: (X, Y, Z); an array is taken to lie on the grid.
     """
     values, own = given, None
     if isinstance(given, NiftiScan):
@@ -152,7 +154,7 @@ def as_mask(values: NDArray, name: str) -> NDArray[np.bool_]:
 
 
 def check_brain_mask(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> list[str]:
-    """Refuse what cannot be a brain by its size, its pieces or its cut.
+    """Refuse a mask that cannot be a brain, by its size, its pieces or how much of it the field of view cuts off.
 
     Args:
         mask: (X, Y, Z) bool, True in the brain.
@@ -207,7 +209,7 @@ def check_brain_mask(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> li
 
 
 def looks_stripped(volume: Volume, mask: NDArray[np.bool_]) -> bool:
-    """True if there is next to nothing around the brain: the scan was skull-stripped before.
+    """True if there is next to nothing around the brain, as after skull stripping.
 
     Args:
         volume: (X, Y, Z) intensities.
@@ -230,7 +232,7 @@ def _finite(volume: Volume) -> Volume:
     return Volume(data, volume.affine)
 
 
-def _through_ras(volume: Volume, extractor: Any) -> NDArray[np.bool_]:
+def _through_ras(volume: Volume, extractor: Callable[[Volume], NDArray]) -> NDArray[np.bool_]:
     """Run an extractor that knows no affine on the volume with its axes turned to right, front, up, and turn back."""
     to_ras = io_orientation(volume.affine)
     turned = np.ascontiguousarray(apply_orientation(volume.data, to_ras))
@@ -239,7 +241,7 @@ def _through_ras(volume: Volume, extractor: Any) -> NDArray[np.bool_]:
     return np.ascontiguousarray(apply_orientation(mask, ornt_transform(_RAS, to_ras)))
 
 
-_deepbet_lock = threading.Lock()  # deepbet keeps the bounding box of the scan at hand between its steps
+_deepbet_lock = threading.Lock()  # deepbet's object holds the scan's bounding box between its steps
 
 
 @cache
@@ -353,10 +355,10 @@ def _words(template: str) -> list[str]:
         ) from error
 
 
-def _failed(what: str, output: str, length: int = 300) -> BrainMaskError:
+def _failed(what: str, output: str) -> BrainMaskError:
     """An error with the end of a program's output, on one line, as a note."""
     error, line = BrainMaskError(f"{what}, {_GIVE_A_MASK}"), " ".join(output.split())
-    error.add_note(f"it said: {line if len(line) <= length else '...' + line[-length:]}" if line else "it said nothing")
+    error.add_note(f"it said: {line if len(line) <= 300 else '...' + line[-300:]}" if line else "it said nothing")
     return error
 
 

@@ -30,14 +30,14 @@ MODEL_SHAPE = (GRID_SHAPE[0] // STEP_MM, GRID_SHAPE[1] // STEP_MM, GRID_SHAPE[2]
 TEMPLATE_STEP = 4  # mm between the points of the template
 _BRAIN_SHARE = 0.02  # of the template, above which some brain reaches there
 SMOOTHING_MM = 3.0  # of brain masks before they are compared
-SURE_OVERLAP = 0.93  # of a pose that needs no other start
+SURE_OVERLAP = 0.93  # above it no other start is tried
 MIN_OVERLAP = 0.75  # of a pose that a brain can have; label maps and scans of adults reach 0.9 to 0.97
 MAX_STRAY_ML = 15.0  # of the mask where no brain reaches; real masks have 3 to 6, with both orbits 16 and more
-# by which a turned head's pose has to be better than the next one: 0.06 to 0.10 of whole brains; of brains that are cut
-# off, which are told apart no more, 0.00 to 0.03
+# how much more a turned head's pose has to overlap than the next best: whole brains do by 0.06 to 0.10; those that are
+# cut off, of which the poses cannot be told apart, by 0.00 to 0.03
 MIN_LEAD = 0.04
-SAME_POSE_DEGREES = 10.0  # between fits that ended in one pose; what got stuck is farther off
-TURNED_DEGREES = 30.0  # between poses that are another one, and not a fit that got stuck on its way
+SAME_POSE_DEGREES = 10.0  # fits nearer than this ended in one pose; one that got stuck is farther off
+TURNED_DEGREES = 30.0  # poses farther apart are different ones; nearer, one of the fits may have got stuck
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ def align(mask: NDArray[np.bool_], affine: NDArray[np.float64], template: NDArra
         raise BrainMaskError("the brain mask is empty; give another (--brain-mask)")
     smooth, smooth_affine = smoothed(mask, affine)
     template = template_brain() if template is None else template
-    points = _template_points(template)
-    pair = Pair.of(smooth, smooth_affine, points.mm, template.ravel()[points.index])
+    pair = Pair.of(smooth, smooth_affine, *_template_points(template))
     fits: list[Fit] = []
     for pitch in (0.0, -0.5, 0.5):  # radians; the nod is what varies most between scanners and patients
         fits.append(pair.fit(np.eye(4), np.array([pitch, 0, 0, 0, 0, 0, 0])))
@@ -111,7 +110,7 @@ def align(mask: NDArray[np.bool_], affine: NDArray[np.float64], template: NDArra
 
 
 def faults(pose: Pose) -> list[str]:
-    """Why no brain has a pose, each a part of a sentence; empty for a pose that can be."""
+    """Why no brain can have a pose, as parts of a sentence; empty where one can."""
     found = []
     if pose.overlap < MIN_OVERLAP:
         share = f"overlap with a template {pose.overlap:.2f}, at least {MIN_OVERLAP}"
@@ -127,7 +126,7 @@ def faults(pose: Pose) -> list[str]:
 
 
 def nearest_turn(pose: Pose) -> NDArray[np.float64]:
-    """The rotation among `right_angled_turns` that brings upright heads nearest to a pose; of most poses none."""
+    """The rotation among `right_angled_turns` that brings upright heads nearest to a pose, for most the identity."""
     return min(right_angled_turns(), key=lambda turn: degrees_between(turn, pose.matrix))
 
 
@@ -242,7 +241,7 @@ def _resample(
     padding: str,
 ) -> NDArray[np.float32]:
     """Trilinear resampling of (C, X, Y, Z) onto another grid, averaged over the new voxels where they are larger."""
-    data, affine = _shrink(data, affine, voxel_sizes(new_affine))
+    data, affine = _shrink(data, affine, float(voxel_sizes(new_affine).min()))
     to_voxel = np.linalg.inv(affine) @ new_affine
     steps = [max(1, round(float(s))) for s in voxel_sizes(to_voxel)]
     source = torch.from_numpy(np.ascontiguousarray(data))[None]
@@ -271,11 +270,10 @@ def _resample(
 
 
 def _shrink(
-    data: NDArray[np.float32], affine: NDArray[np.float64], target: NDArray[np.float64]
+    data: NDArray[np.float32], affine: NDArray[np.float64], edge_mm: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Average whole blocks of voxels that are finer than the target, against aliasing and for speed."""
-    sizes = voxel_sizes(affine)
-    factors = [max(1, int(t / s + 0.25)) for t, s in zip([float(min(target))] * 3, sizes, strict=True)]
+    """Average whole blocks of voxels whose edges are shorter than `edge_mm`, against aliasing and for speed."""
+    factors = [max(1, int(edge_mm / size + 0.25)) for size in voxel_sizes(affine)]
     if factors == [1, 1, 1]:
         return data, affine
     padded = np.pad(data, [(0, 0)] + [(0, -n % f) for n, f in zip(data.shape[1:], factors, strict=True)])
@@ -292,7 +290,7 @@ def smoothed(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> tuple[NDAr
     cut = mask[where].astype(np.float32)[None]
     shift = np.eye(4)
     shift[:3, 3] = [s.start for s in where]
-    small, small_affine = _shrink(cut, affine @ shift, np.full(3, 2.0))
+    small, small_affine = _shrink(cut, affine @ shift, 2.0)
     sizes = voxel_sizes(small_affine)
     pad = np.ceil(4 * SMOOTHING_MM / sizes).astype(int)
     grown = np.pad(small[0], [(p, p) for p in pad])
@@ -306,18 +304,13 @@ def _surroundings(template: NDArray[np.float32]) -> NDArray[np.bool_]:
     return ndimage.maximum_filter(template, size=9) > _BRAIN_SHARE
 
 
-@dataclass(frozen=True)
-class _Points:
-    index: NDArray[np.intp]
-    mm: NDArray[np.float64]  # (3, N), canonical
+def _template_points(template: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Every second of the template's points in and around the brain, where a comparison tells something.
 
-
-def _template_points(template: NDArray[np.float32]) -> _Points:
-    """Every second of the template's points in and around the brain, where a comparison tells something."""
-    near = _surroundings(template)
-    sparse = np.zeros_like(near)
+    Returns:
+        canonical mm, (3, N), and the template there, (N,).
+    """
+    sparse = np.zeros_like(template, bool)
     sparse[::2, ::2, ::2] = True
-    near &= sparse
-    index = np.flatnonzero(near.ravel())
-    grid = np.array(np.unravel_index(index, template.shape), np.float64)
-    return _Points(index, grid * TEMPLATE_STEP + np.array([[-o] for o in GRID_ORIGIN]))
+    index = np.nonzero(_surroundings(template) & sparse)
+    return np.array(index, np.float64) * TEMPLATE_STEP - np.array(GRID_ORIGIN)[:, None], template[index]

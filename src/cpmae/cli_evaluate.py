@@ -168,18 +168,14 @@ def sensitivity(
     _one_population(scans, synthetic)
     options = Options(
         out,
-        None,
-        (),
-        label_maps,
-        None,
-        weights,
-        brain_extractor,
-        workers,
-        seed,
-        quick,
-        training_identities,
-        None,
-        training_steps,
+        label_maps=label_maps,
+        weights=weights,
+        brain_extractor=brain_extractor,
+        workers=workers,
+        seed=seed,
+        quick=quick,
+        training_identities=training_identities,
+        training_steps=training_steps,
     )
     with status(_every_tenth()) as tell:
         results = run_sensitivity(

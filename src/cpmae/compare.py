@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from cpmae.io.nifti import NiftiScan
+from cpmae.io.run import NiftiRun
 from cpmae.volume import Volume, voxel_sizes, voxel_volume_ml
 
 # of the tissue about the face: new tissue meets old values by chance in a few percent of voxels; a quarter of what lies
@@ -77,12 +79,12 @@ def places(before: Volume, brain_mask: NDArray[np.bool_]) -> Places:
 
 
 def is_changed(equal: float | None, correlation: float | None, detail: float | None) -> bool:
-    """The rule on what was measured in the place that is judged; True where nothing was."""
+    """Whether what was measured in the place that is judged shows another head; True where nothing was measured."""
     measured = ((equal, MAX_EQUAL), (correlation, MAX_CORRELATION), (detail, MAX_DETAIL))
     return all(abs(value or 0.0) <= most for value, most in measured)
 
 
-def same_header(original: Any, result: Any) -> dict[str, bool]:
+def same_header(original: NiftiScan | NiftiRun, result: NiftiScan | NiftiRun) -> dict[str, bool]:
     """For shape, dtype, affine, codes, scaling and units, whether two scans or runs have the same."""
     same = {name: _same(original, result, fields) for name, fields in _HEADER_FIELDS.items()}
     same["affine"] &= bool(np.array_equal(original.affine, result.affine))
@@ -103,13 +105,22 @@ def tissue_threshold(values: NDArray) -> float:
     if few.min() == few.max():
         return float(few.min())
     counts, edges = np.histogram(few, 256)
-    middles = (edges[1:] + edges[:-1]) / 2
-    below, total = np.cumsum(counts), np.cumsum(counts * middles)
-    above = np.maximum(below[-1] - below, 1)
-    between = below * above * (total / np.maximum(below, 1) - (total[-1] - total) / above) ** 2
-    otsu = edges[1 + int(between[:-1].argmax())]
+    otsu = edges[1 + otsu_bin(counts, edges)]
     air, tissue = np.median(few[few < otsu]), np.median(few[few >= otsu])
     return float(air + TISSUE_LEVEL * (tissue - air))
+
+
+def otsu_bin(counts: NDArray[np.intp], edges: NDArray[np.float64]) -> int:
+    """Otsu's split (IEEE Trans. Syst. Man Cybern. 1979) of a histogram: the last bin of the darker class.
+
+    Args:
+        counts, edges: as of `np.histogram`; the first and the last bin are not empty.
+    """
+    middles = (edges[1:] + edges[:-1]) / 2
+    number, total = np.cumsum(counts), np.cumsum(counts * middles)
+    below, above = number[:-1], number[-1] - number[:-1]
+    apart = total[:-1] / below - (total[-1] - total[:-1]) / above
+    return int((below * above * apart**2).argmax())
 
 
 def _face(
@@ -166,13 +177,10 @@ def _world(indices: NDArray, affine: NDArray[np.float64]) -> NDArray[np.float64]
     return indices @ affine[:3, :3].T + affine[:3, 3]
 
 
-def _same(original: Any, result: Any, fields: tuple[str, ...]) -> bool:
+def _same(original: NiftiScan | NiftiRun, result: NiftiScan | NiftiRun, fields: tuple[str, ...]) -> bool:
     """Whether header fields are equal, in whatever byte order; NaN equals NaN."""
-    return all(np.array_equal(*_numbers(original, result, field), equal_nan=True) for field in fields)
-
-
-def _numbers(original: Any, result: Any, field: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    return np.asarray(original.header[field], np.float64), np.asarray(result.header[field], np.float64)
+    pairs = ([np.asarray(scan.header[field], np.float64) for scan in (original, result)] for field in fields)
+    return all(np.array_equal(one, other, equal_nan=True) for one, other in pairs)
 
 
 def equal_voxels(one: NDArray, other: NDArray) -> NDArray[np.bool_]:

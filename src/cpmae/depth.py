@@ -1,4 +1,4 @@
-"""How far two surfaces are apart that are given by their depth along the same lines of sight."""
+"""How far apart two surfaces are, each given by its depth along the same lines of sight."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +9,8 @@ def distance(a: NDArray[np.float32], b: NDArray[np.float32], most: float = np.in
 
     Args:
         a, b: depth maps of one shape, mm; NaN where there is no surface.
-        most: what any line of sight counts at most, mm, and so does one that meets one surface and not the other. Where
-            there is no such limit, these do not count.
+        most: the most that a line of sight counts, mm; one that meets a single surface counts as much, or not at all
+            where there is no limit.
 
     Returns:
         inf where the two share no surface.

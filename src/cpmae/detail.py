@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-REACH_MM = 4.0  # detail: what a voxel has more than the mean of the six that lie so far from it
+REACH_MM = 4.0  # detail: how much brighter a voxel is than the mean of the six that lie so far from it
 SHIFT_MM = 4.5  # how far a copy is looked for along each axis, at least two voxels and at most three
 MAX_POINTS = 2000
 MIN_POINTS = 100  # fewer are alike by chance
@@ -24,8 +24,8 @@ def surviving_detail(
     Args:
         one, other: (X, Y, Z), real numbers on one grid.
         where: (X, Y, Z) bool, what of `one` is looked for.
-        equal: (X, Y, Z) bool, the same number in both, as in the brain and other tissue that was kept on purpose:
-            voxels are left out in whose detail it would count.
+        equal: (X, Y, Z) bool, the same number in both, as in the brain and other tissue that was kept on purpose;
+            voxels whose detail depends on these are left out.
         sizes: (3,), mm a voxel.
 
     Returns:
@@ -46,7 +46,7 @@ def surviving_detail(
 
 
 def _detail(volume: NDArray, points: NDArray[np.intp], reach: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Of voxels (3, N), what they have more than those `reach` away; (N,), 0 where that is no number."""
+    """How much brighter voxels (3, N) are than those `reach` away, (N,); 0 where that is not finite."""
     with np.errstate(all="ignore"):  # of infinity and what float32 cannot hold
         beside = np.mean([_at(volume, points + s[:, None]) for s in (*reach, *-reach)], axis=0, dtype=np.float32)
         detail = _at(volume, points).astype(np.float32) - beside
@@ -59,7 +59,7 @@ def _at(volume: NDArray, points: NDArray[np.intp]) -> NDArray:
 
 
 def _thinned(values: NDArray, most: int) -> NDArray:
-    """At most so many along the last axis, evenly spread."""
+    """At most `most` of the values along the last axis, evenly spread."""
     return values[..., :: max(1, -(-values.shape[-1] // most))]
 
 

@@ -14,10 +14,10 @@ from cpmae.models.vqvae import COARSE, FINE, code_shape
 from cpmae.sampling import sample
 
 KNOWN_STEP = 4  # voxels between the points of the model's known faces
-# distance of a face from the nearest known one, in units of how far the two of these that are most alike are from each
-# other: nobody's, and no caricature; and how many faces are drawn for it
+# how far a face has to be from the nearest known one to be nobody's, and how far it may be without being a caricature,
+# in units of the distance between the two known ones that are most alike
 UNLIKE = (1.08, 1.8)
-MAX_DRAWS = 12
+MAX_DRAWS = 12  # of a face, until it is within these
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Draws:
     settings: SamplingSettings
 
     def nobody(self, visible: VisibleCodes, field_of: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
-        """The field of a head whose face is as `UNLIKE` wants it, or else of that which misses it by least.
+        """The field of a head whose face is within `UNLIKE`, or else of the one that misses it by least.
 
         Coarse codes tell how near a face is to the known ones to within some hundredths, so fine ones are drawn for
         few of them; and where a face is refused, it alone is drawn again.

@@ -12,7 +12,7 @@ def require(module: str, name: str, install: str) -> ModuleType:
     """Import a module.
 
     Args:
-        name: of what cannot be done without it, for the message.
+        name: what cannot be done without it, for the message.
         install: what pip has to install.
 
     Raises:

@@ -15,7 +15,7 @@ FACE = (
     slice(_FROM_Y, None),
     slice(canonical.GRID_ORIGIN[2] + _Z_MM[0], canonical.GRID_ORIGIN[2] + _Z_MM[1]),
 )  # of a volume on the canonical grid
-_SEEN = 2  # every how many voxels from left to right and from top to bottom heads that are drawn are looked at
+_SEEN = 2  # drawn heads are looked at in steps of so many voxels, from left to right and from top to bottom
 
 
 def relief(solid: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -27,8 +27,8 @@ def relief(solid: NDArray[np.bool_]) -> NDArray[np.float32]:
     Returns:
         (X, Z) float32.
     """
-    depth = solid.shape[1] - 1 - np.argmax(solid[:, ::-1], axis=1)
-    return np.where(solid.any(axis=1), depth, np.nan).astype(np.float32)
+    frontmost = solid.shape[1] - 1 - np.argmax(solid[:, ::-1], axis=1)
+    return np.where(solid.any(axis=1), frontmost, np.nan).astype(np.float32)
 
 
 def thinned(reliefs: NDArray[np.float32], step: int) -> NDArray[np.float32]:
@@ -38,12 +38,12 @@ def thinned(reliefs: NDArray[np.float32], step: int) -> NDArray[np.float32]:
 
 
 def least_apart(reliefs: NDArray[np.float32]) -> float:
-    """How far the two of (N, X, Z) reliefs that are most alike are from each other, mm, `depth.distance`."""
+    """The least `depth.distance` between two of (N, X, Z) reliefs, mm."""
     return min(depth.distance(a, b) for i, a in enumerate(reliefs) for b in reliefs[:i])
 
 
 def nearest(field: Tensor, solid: Tensor, known: NDArray[np.float32]) -> float:
-    """How far the face of a head is from the nearest of some or of their mirror images, mm.
+    """How far the face of a head is from the nearest of the known ones and their mirror images, mm.
 
     Args:
         field: (3, *control_shape()) float32, the head's field into an atlas.
@@ -52,12 +52,13 @@ def nearest(field: Tensor, solid: Tensor, known: NDArray[np.float32]) -> float:
     """
     x, y, z = GRID_SHAPE
     shape, (of_x, of_y, of_z) = (x // _SEEN, y, z // _SEEN), FACE
-    face = (_every(of_x, _SEEN), of_y, _every(of_z, _SEEN))
+    face = (in_steps(of_x, _SEEN), of_y, in_steps(of_z, _SEEN))
     into = sampling_grid(dense(field, shape, face), shape, face)
     found = relief((pull(solid[None], into)[0] > 0.5).numpy())
     found = thinned(found, len(found) // known.shape[1])
     return min(depth.distance(found, other) for other in [*known, *known[:, ::-1]])
 
 
-def _every(voxels: slice, step: int) -> slice:
+def in_steps(voxels: slice, step: int) -> slice:
+    """The same part of an axis on a grid of which each voxel stands for `step`."""
     return slice(voxels.start // step, voxels.stop // step)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 SCALE_RANGE = (0.75, 1.25)  # brain size relative to the template: infants' brains to the largest adults'
-
 _STEP = np.array([0.1, 0.1, 0.1, 5, 5, 5, 0.05])  # what counts as a small change: radians, mm, log scale
 
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from cpmae import brightness, canonical, compose, metadata, steps, verify
+from cpmae.brain import MaskLike
 from cpmae.errors import ScanError
 from cpmae.generate import paint_head, paints_for
 from cpmae.io import header, nifti
-from cpmae.io.nifti import NiftiScan
+from cpmae.io.nifti import NiftiScan, ScanLike
 from cpmae.models.head import HeadModel
 from cpmae.options import Options
 from cpmae.steps import Head
@@ -43,9 +44,9 @@ class Deidentified:
 
 
 def deidentify(
-    scan: "NiftiScan | Volume | Any",
+    scan: ScanLike,
     *,
-    brain_mask: Any = None,
+    brain_mask: MaskLike | None = None,
     brain_extractor: str = "deepbet",
     margin_mm: float = 0.0,
     region: str = "nonbrain",
@@ -76,7 +77,7 @@ def deidentify(
         device: "auto", "cpu", "cuda" or "mps".
         weights: a weight file or a model from `checkpoint.load`; the package's own if None.
         allow_unusual_mask: warn of a mask whose place or shape no template brain has, instead of refusing it.
-        noise_number: scans of one person with the same seed and head each have another, so that noise alone differs.
+        noise_number: another one for each of a person's scans with the same seed and head, so that their noise differs.
         fat: "suppressed" for sequences that take away its signal, which the brain does not show; "bright", or "auto",
             for others. ("auto" is for those who have a header to ask, `Options.for_sequence`.)
         head: of the result of another scan of the same person, whose head this one shall have as well; in another world
@@ -99,7 +100,7 @@ def deidentify_scan(
     scan: NiftiScan,
     options: Options,
     *,
-    brain_mask: Any = None,
+    brain_mask: MaskLike | None = None,
     weights: str | Path | HeadModel | None = None,
     head: Head | None = None,
     progress: Callable[[str], None] | None = None,
@@ -142,7 +143,7 @@ def deidentify_scan(
     return Deidentified(result, found.mask, found.protected, account, account["warnings"], head)
 
 
-def _as_scan(scan: Any) -> NiftiScan:
+def _as_scan(scan: ScanLike) -> NiftiScan:
     if isinstance(scan, NiftiScan):
         return scan
     if isinstance(scan, Volume):

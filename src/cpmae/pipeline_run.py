@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cpmae import brightness, canonical, compose, lending, metadata, motion, steps
+from cpmae.brain import MaskLike
 from cpmae.compare import equal_voxels
 from cpmae.errors import ScanError
 from cpmae.generate import paint_shares, paints_for
@@ -55,7 +56,7 @@ def deidentify_run(
     run: NiftiRun,
     options: Options,
     *,
-    brain_mask: Any = None,
+    brain_mask: MaskLike | None = None,
     weights: str | Path | HeadModel | None = None,
     head: Head | None = None,
     progress: Callable[[str], None] | None = None,

@@ -18,9 +18,9 @@ from cpmae.models.paint import paint_atlas
 from cpmae.models.tissue import BRAIN
 from cpmae.models.vqvae import STEP_MM
 
-MOST = 0.6  # of the brain's median intensity; what is brighter counts as this does
-AIR_COUNTS = 0.5  # air in the place of tissue, beside a mismatch by the brain's median intensity
-BRAIN_COUNTS = 0.5  # the same of the brain's edge
+MOST = 0.6  # of the brain's median intensity; what is brighter counts as no more
+# weights of air in the place of tissue and of the brain's edge, where a mismatch by the brain's median intensity has 1
+AIR_COUNTS = BRAIN_COUNTS = 0.5
 DARK = 0.1  # of the brain's median intensity: less than this is air, or bone
 BONE_MM = 30  # no bone is farther from the brain and as thick as air is
 BENDING = 5e-3

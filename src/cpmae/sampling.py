@@ -28,9 +28,8 @@ def sample(
     """Draw the removed codes given the others.
 
     Args:
-        logits_fn: (codes (X, Y, Z) int64 with `mask_id` where not yet known, positions (n,) int64 into the flattened
-            grid)
-            to logits (n, codebook_size).
+        logits_fn: from codes, (X, Y, Z) int64 with `mask_id` where not yet known, and positions in the flattened grid,
+            (n,) int64, to logits (n, codebook_size).
         codes: (X, Y, Z) int64; what stands under `removed` is not looked at.
         removed: (X, Y, Z) bool, True where codes are to be drawn.
         num_steps: calls of `logits_fn`; how many codes are drawn in each follows a cosine, few at first.

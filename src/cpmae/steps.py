@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from cpmae.volume import Volume, voxel_sizes, voxel_volume_ml
 MAX_NOT_FINITE = 0.01  # of the brain
 MAX_LIKE_NEIGHBOURS = 0.7  # of the brain's voxels that equal the next one, as labels do; of 8-bit scans a tenth does
 MAX_TURNS = 3  # of a head that lies turned, until what is found is upright
-MOSTLY_HEAD = 0.8  # of the field of view: without the rest an extractor sees no more
+MOSTLY_HEAD = 0.8  # of the field of view; from here on leaving out the rest is no help to an extractor
 MAX_APART_MM = 15.0  # between the brains of two scans that share a head
 # how sums are split among threads changes their rounding, and so which codes are drawn: always the same number
 DRAWING_THREADS = 2
@@ -84,7 +83,7 @@ class Found:
 
 def find(
     volume: Volume,
-    given_mask: Any,
+    given_mask: brain.MaskLike | None,
     options: Options,
     device: str,
     head: Head | None,
@@ -92,7 +91,7 @@ def find(
 ) -> Found:
     """Find the brain, or check the mask that is given, and its pose, which is that of `head` if it has one.
 
-    `doubts` are warnings of before.
+    `doubts` are warnings that there are already.
 
     Raises:
         ScanError, BrainMaskError, MissingExtraError: as `pipeline.deidentify`.
@@ -122,7 +121,7 @@ def find(
 def search_brain(volume: Volume, extractor: str, device: str = "cpu") -> tuple[NDArray[np.bool_], canonical.Pose]:
     """The brain as an extractor finds it, (X, Y, Z) bool and not checked, and its pose.
 
-    Extractors look at the whole field of view: where it holds little but air they miss, and look again without that.
+    Extractors look at the whole field of view. Where it is mostly air they may fail, and then search the head's box.
 
     Raises:
         BrainMaskError, MissingExtraError: as `brain.extract_brain`.
@@ -156,7 +155,7 @@ def brain_to_compare(volume: Volume, extractor: str) -> NDArray[np.bool_]:
 
 
 def _search_near(volume: Volume, extractor: str, device: str) -> tuple[NDArray[np.bool_], canonical.Pose] | None:
-    """The search in the head's own box; None where that is nearly all there is, or holds no brain either."""
+    """The search in the head's box; None where that is nearly the whole field of view, or holds no brain either."""
     box = _head_box(volume)
     if box is None:
         return None

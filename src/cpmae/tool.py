@@ -1,4 +1,4 @@
-"""Other people's programs, run so that nothing of them goes on after this process."""
+"""Other people's programs, run so that none of them outlives this process."""
 
 import os
 import signal
@@ -53,7 +53,7 @@ def run_tool(words: Sequence[str], folder: str) -> tuple[int, str]:
 
 @contextmanager
 def _watcher(folder: str) -> Iterator[IO[bytes]]:
-    """While the block runs, a shell waits for the end of this process, since of SIGKILL nobody here would hear.
+    """While the block runs, a shell waits for the end of this process, since after a SIGKILL nothing can be done here.
 
     It takes a group of processes, which it then kills, and removes the folder.
     """

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpmae.brain import check_given_mask
+from cpmae.brain import MaskLike, check_given_mask
 from cpmae.compare import correlation, equal_voxels, is_changed, most_common, places, same_header, share
 from cpmae.detail import surviving_detail
 from cpmae.io import forms
@@ -78,7 +78,7 @@ class Verification:
 def verify_files(
     original: str | os.PathLike[str],
     result: str | os.PathLike[str],
-    brain_mask: Any,
+    brain_mask: MaskLike,
     mean: Volume | None = None,
 ) -> Verification | RunVerification:
     """`verify` on two files of any form; on 4-D ones, `verify_run`, which `mean` is for.

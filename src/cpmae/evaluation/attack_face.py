@@ -1,7 +1,6 @@
 """Attacker 3: a face recogniser off the shelf, dlib's, on pictures of the head from the front."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +12,11 @@ from cpmae.extras import package_folder, require
 _SHAPE, _RECOGNISER = "shape_predictor_68_face_landmarks.dat", "dlib_face_recognition_resnet_model_v1.dat"
 
 
-@dataclass(frozen=True)
-class FaceScores:
-    """Scores (probes, gallery), -inf where one of the two shows no face; and the share of probes that show one."""
+def face_scores(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> tuple[NDArray[np.float64], float]:
+    """Minus the distance of dlib's face descriptors, (probes, gallery), -inf where one of the two shows no face.
 
-    scores: NDArray[np.float64]
-    detected: float
-
-
-def face_scores(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> FaceScores:
-    """Minus the distance of dlib's face descriptors.
+    Returns:
+        the scores, and the share of probes that show a face.
 
     Raises:
         MissingExtraError: dlib or its models are not installed.
@@ -32,10 +26,10 @@ def face_scores(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> FaceScor
     scores = [
         [-float(np.linalg.norm(a - b)) if a is not None and b is not None else -np.inf for b in second] for a in first
     ]
-    return FaceScores(np.array(scores), float(np.mean([a is not None for a in first])))
+    return np.array(scores), float(np.mean([a is not None for a in first]))
 
 
-def load_recogniser():  # noqa: ANN201  (a function picture -> descriptor or None)
+def load_recogniser() -> Callable[[NDArray[np.uint8]], NDArray[np.float64] | None]:
     """A function from a grey picture (H, W) uint8 to a descriptor (128,) float64, or None where no face is found."""
     dlib = require("dlib", "dlib-bin", "cpmae[evaluate]")
     # the package's own __init__ wants pkg_resources, which newer setuptools do not have

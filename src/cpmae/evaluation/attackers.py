@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from cpmae import canonical
 from cpmae.batch.records import digest
 from cpmae.errors import MethodError
-from cpmae.evaluation import attack_face, attack_network, attack_volume
+from cpmae.evaluation import attack_network, attack_volume
 from cpmae.evaluation.attack_network import NetworkSettings, SimilarityNetwork
 from cpmae.evaluation.baselines import METHODS, Method, resolve
 from cpmae.evaluation.features import FeatureTask, compute_person, feature_key
@@ -102,7 +103,7 @@ def adaptive_network(
     first = TRAINING_NUMBER * 2
     people = synthetic(training.recipe, range(first, first + training.adaptive_identities))
     failures = fill(people, [method], training.cache, training.seed, training.workers, tell)
-    found = [(collect(p, method, training.cache, training.seed)) for p in people]
+    found = [collect(p, method, training.cache, training.seed) for p in people]
     pictures = [(probe["renders"], other["renders"]) for probe, other in found if probe and other]
     if len(pictures) < 4:
         raise MethodError(f"{method.name} failed on all but {len(pictures)} of the identities to learn from")
@@ -145,12 +146,6 @@ def untouched() -> Method:
     return resolve([METHODS[0]], [], None, None)[0][0]
 
 
-def recogniser_scores(probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> tuple[NDArray, float]:
-    """Attacker 3, with the share of probes that show a face."""
-    found = attack_face.face_scores(probes, gallery)
-    return found.scores, found.detected
-
-
 def _seed_of(person: Person, seed: int) -> int:
     """A seed of its own for each probe: one head for everybody would be no fair test."""
     return seed + int(digest(person.name)[:8], 16)
@@ -158,23 +153,22 @@ def _seed_of(person: Person, seed: int) -> int:
 
 def _silhouette_pictures(task: tuple[Recipe, int, Cache]) -> None:
     recipe, number, cache = task
-    if cache.path("silhouette", version=PICTURES_VERSION, number=number, **recipe.settings()).exists():
+    settings = _picture_settings(recipe, number)
+    if cache.path("silhouette", **settings).exists():
         return
-    heads = silhouettes(recipe, number)
     pictures = []
-    for head in heads:
+    for head in silhouettes(recipe, number):
         frame = brain_frame(canonical.align(head.brain, head.volume.affine))
         pictures.append(render_views(framed_surface(head.volume, frame), VIEWS[:3], SIZE // 2))
-    cache.save(
-        {"first": pictures[0], "second": pictures[1]},
-        "silhouette",
-        version=PICTURES_VERSION,
-        number=number,
-        **recipe.settings(),
-    )
+    cache.save({"first": pictures[0], "second": pictures[1]}, "silhouette", **settings)
 
 
 def _kept_pictures(recipe: Recipe, number: int, cache: Cache) -> tuple[NDArray, NDArray]:
-    kept = cache.load("silhouette", version=PICTURES_VERSION, number=number, **recipe.settings())
+    kept = cache.load("silhouette", **_picture_settings(recipe, number))
     assert kept is not None
     return kept["first"], kept["second"]
+
+
+def _picture_settings(recipe: Recipe, number: int) -> dict[str, Any]:
+    """What decides the pictures of an identity, for the cache."""
+    return {"version": PICTURES_VERSION, "number": number} | recipe.settings()

@@ -2,30 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from cpmae.batch import records
 from cpmae.errors import CpmaeError, MethodError, MissingExtraError
-from cpmae.evaluation.commands import (
-    content_of,
-    files_of_command,
-    parse_command,
-    run_command,
-    run_words,
-)
+from cpmae.evaluation.commands import content_of, files_of_command, parse_command, run_command, run_words
 from cpmae.evaluation.facemask import face_mask
 from cpmae.evaluation.identities import Head
 from cpmae.extras import package_folder, require
 from cpmae.options import DRAWING
+from cpmae.steps import load_model
 from cpmae.volume import Volume
-
-if TYPE_CHECKING:
-    from cpmae.models.head import HeadModel
 
 METHODS = ("ORIGINAL", "BLACK", "QUICKSHEAR", "DEFACE", "FACE MASK", "AFNI REFACE", "CP-MAE")
 SHELL_FILES = ("MNI152_2009_SSW.nii.gz", "refacer_shell_sym211.nii.gz", "MNI152_2009_SSW_weight.nii.gz")
@@ -106,15 +98,14 @@ def _method(name: str, shells: Path | None, weights: Path | None) -> Method:
     if name == "BLACK":
         return Method(name, black, key)
     if name == "QUICKSHEAR":
-        return Method(
-            name, quickshear, key | {"version": require("quickshear", "quickshear", "cpmae[evaluate]").__version__}
-        )
+        key["version"] = require("quickshear", "quickshear", "cpmae[evaluate]").__version__
+        return Method(name, quickshear, key)
     if name == "FACE MASK":
-        return Method(name, partial(_face_mask), key)
+        return Method(name, _face_mask, key)
     if name == "CP-MAE":
         from cpmae import __version__
 
-        key |= {"version": __version__, "drawing": DRAWING, "weights": _sha256(weights)}
+        key |= {"version": __version__, "drawing": DRAWING, "weights": load_model(weights, "cpu").sha256}
         return Method(name, partial(cpmae, weights=weights), key)
     program = str(require("niimath", "niimath", "cpmae[evaluate]").bin)
     key["program"] = records.sha256(Path(program))
@@ -152,20 +143,8 @@ def cpmae(head: Head, seed: int, weights: Path | None = None) -> Volume:
     """CP-MAE: this package."""
     from cpmae import pipeline
 
-    result = pipeline.deidentify(head.volume, brain_mask=head.brain, seed=seed, weights=cpmae_model(weights))
+    result = pipeline.deidentify(head.volume, brain_mask=head.brain, seed=seed, weights=load_model(weights, "cpu"))
     return result.image.scaled()
-
-
-@lru_cache(maxsize=1)
-def cpmae_model(weights: Path | None) -> "HeadModel":
-    """A weight file's model, or the package's own; the last one is kept."""
-    from cpmae.models import checkpoint
-
-    return checkpoint.load(weights)
-
-
-def _sha256(weights: Path | None) -> str:
-    return cpmae_model(weights).sha256
 
 
 def _face_mask(head: Head, seed: int) -> Volume:

@@ -1,6 +1,7 @@
 """Is a generated face one of the training heads'? Distances between face surfaces, in the frame of the brain."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def nearest(faces: Sequence[NDArray], others: Sequence[NDArray] | None = None) -
     ]
 
 
-def _depth_of(path: Any) -> NDArray[np.float32]:
+def _depth_of(path: Path) -> NDArray[np.float32]:
     """Depth maps of a label map's head as it is, without a warp."""
     with np.load(path) as file:
         values = file["anatomy"]

@@ -18,6 +18,7 @@ from cpmae.errors import WeightsError
 from cpmae.volume import Volume
 
 CONFORMED_SIZE = 256  # voxels an edge, 1 mm each
+_SLAB = 64  # planes that a layer works on at once: they bound the memory of the convolution's own buffers
 _ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "gelu": nn.GELU}
 
 
@@ -65,26 +66,24 @@ def resample_labels_like(labels: Volume, reference: Volume) -> NDArray[np.uint8]
     return ndimage.affine_transform(labels.data, to_labels[:3, :3], to_labels[:3, 3], reference.shape, order=0)
 
 
-def segment_conformed(
-    conformed: Volume, model_dir: str | Path, *, dtype: torch.dtype = torch.bfloat16, slab: int = 64
-) -> Volume:
-    """Labels uint8 (256, 256, 256) on the conformed grid, see `segment`."""
+def segment_conformed(conformed: Volume, model_dir: str | Path, dtype: torch.dtype = torch.bfloat16) -> Volume:
+    """Labels uint8 (256, 256, 256) on the conformed grid, see `segment`.
+
+    Args:
+        dtype: arithmetic of the layers; bfloat16 halves memory and, where the processor has it, time.
+    """
     network = load_meshnet(model_dir)
     features = torch.from_numpy(_normalise(conformed.data, Path(model_dir)))[None, None]
     with torch.inference_mode():
-        return Volume(_forward(network, features, dtype, slab).numpy(), conformed.affine)
+        return Volume(_forward(network, features, dtype).numpy(), conformed.affine)
 
 
-def segment(
-    volume: Volume, model_dir: str | Path, *, dtype: torch.dtype = torch.bfloat16, slab: int = 64
-) -> NDArray[np.uint8]:
+def segment(volume: Volume, model_dir: str | Path) -> NDArray[np.uint8]:
     """Segment a whole head with one of brainchop's MeshNets.
 
     Args:
         volume: T1w head, any grid and dtype.
         model_dir: folder with `model.json` and its weights.
-        dtype: arithmetic of the layers; bfloat16 halves memory and, where the processor has it, time.
-        slab: planes of the first axis a layer works on at once; bounds the memory of the convolution's own buffers.
 
     Returns:
         labels uint8 (X, Y, Z) on the volume's own grid; names are in the folder's `colormap.json`.
@@ -93,7 +92,7 @@ def segment(
         WeightsError: the folder does not hold a readable MeshNet.
     """
     conformed = conform(volume)
-    return resample_labels_like(segment_conformed(conformed, model_dir, dtype=dtype, slab=slab), volume)
+    return resample_labels_like(segment_conformed(conformed, model_dir), volume)
 
 
 def label_names(model_dir: str | Path) -> list[str]:
@@ -109,7 +108,7 @@ def label_names(model_dir: str | Path) -> list[str]:
     return names
 
 
-def _forward(network: nn.Sequential, features: torch.Tensor, dtype: torch.dtype, slab: int) -> torch.Tensor:
+def _forward(network: nn.Sequential, features: torch.Tensor, dtype: torch.dtype, slab: int = _SLAB) -> torch.Tensor:
     """Layer by layer in slabs of the first axis with the layer's own halo: equal to the whole volume at once.
 
     features: (1, 1, X, Y, Z). Two feature maps are alive at a time; the last layer's argmax is taken slab by slab, so
@@ -175,12 +174,12 @@ def _finite(data: NDArray) -> NDArray[np.float32]:
     return np.nan_to_num(np.asarray(data, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _histogram_range(values: NDArray[np.float32], upper: float = 0.999, bins: int = 1000) -> tuple[float, float]:
+def _histogram_range(values: NDArray[np.float32]) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     if not high > low:
         return low, low
-    counts, edges = np.histogram(values, bins=bins, range=(low, high))
-    enough = values.size - int((1.0 - upper) * np.count_nonzero(values))
+    counts, edges = np.histogram(values, bins=1000, range=(low, high))
+    enough = values.size - int((1.0 - 0.999) * np.count_nonzero(values))
     return low, float(edges[int(np.argmax(np.cumsum(counts) >= enough))])
 
 

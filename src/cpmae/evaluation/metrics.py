@@ -142,6 +142,6 @@ def _rate_interval(hits: NDArray[np.float64]) -> Interval:
     return float(low), float(high)
 
 
-def _percentiles(values: NDArray | list[float]) -> Interval:
+def _percentiles(values: NDArray) -> Interval:
     low, high = np.clip(np.percentile(values, [2.5, 97.5]), 0, 1)  # sums of rounded shares may pass 1
     return float(low), float(high)

@@ -7,12 +7,11 @@ from scipy import ndimage
 from cpmae.volume import voxel_sizes
 
 
-def label_dice(a: ArrayLike, b: ArrayLike, *, background: int = 0) -> dict[int, float]:
-    """Dice of every label that occurs in either label map, without the background.
+def label_dice(a: ArrayLike, b: ArrayLike) -> dict[int, float]:
+    """Dice of every label that occurs in either label map, but for 0, the background.
 
     Args:
         a, b: integer label maps, any shape, the same for both; labels are not negative.
-        background: the label that is left out.
 
     Returns:
         label -> Dice, ascending by label; a label that only one map has gets 0.
@@ -24,12 +23,12 @@ def label_dice(a: ArrayLike, b: ArrayLike, *, background: int = 0) -> dict[int, 
     count = int(max(first.max(initial=0), second.max(initial=0))) + 1
     sizes = np.bincount(first.ravel(), minlength=count) + np.bincount(second.ravel(), minlength=count)
     common = np.bincount(first[first == second].ravel(), minlength=count)
-    return {int(k): float(2.0 * common[k] / sizes[k]) for k in np.flatnonzero(sizes) if k != background}
+    return {int(k): float(2.0 * common[k] / sizes[k]) for k in np.flatnonzero(sizes) if k}
 
 
-def mean_dice(a: ArrayLike, b: ArrayLike, *, background: int = 0) -> float:
+def mean_dice(a: ArrayLike, b: ArrayLike) -> float:
     """Mean of `label_dice` over the labels that occur in either map; nan where there are none."""
-    values = list(label_dice(a, b, background=background).values())
+    values = list(label_dice(a, b).values())
     return float(np.mean(values)) if values else float("nan")
 
 
@@ -53,7 +52,7 @@ def hd95(a: ArrayLike, b: ArrayLike, affine: NDArray[np.float64]) -> float:
     first, second = _same_shape(np.asarray(a) != 0, np.asarray(b) != 0)
     if not first.any() or not second.any():
         return 0.0 if first.any() == second.any() else float("inf")
-    box = _bounding_box(first | second)
+    box = ndimage.find_objects((first | second).view(np.uint8))[0]
     first, second = _surface(first[box]), _surface(second[box])
     edges = voxel_sizes(affine)
     to_first = ndimage.distance_transform_edt(~first, sampling=edges)
@@ -80,10 +79,3 @@ def _labels(a: ArrayLike) -> NDArray:
 
 def _surface(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask & ~ndimage.binary_erosion(mask)
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    spans = [
-        np.flatnonzero(mask.any(axis=tuple(k for k in range(mask.ndim) if k != axis))) for axis in range(mask.ndim)
-    ]
-    return tuple(slice(int(s[0]), int(s[-1]) + 1) for s in spans)

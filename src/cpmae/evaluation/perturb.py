@@ -67,7 +67,7 @@ def shifted(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, N
 
 def lobe_cut(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
     """A mask without the foremost share `level` of its voxels."""
-    front = _world(head.volume)[1]
+    front = _places(head.volume.affine, head.volume.shape)[1]
     return head, head.brain & (front < np.quantile(front[head.brain], 1 - level))
 
 
@@ -183,11 +183,6 @@ def _with(head: Head, values: NDArray) -> tuple[Head, NDArray[np.bool_]]:
     return Head(Volume(values.astype(dtype), head.volume.affine), head.brain), head.brain
 
 
-def _world(volume: Volume) -> NDArray[np.float32]:
-    """(3, X, Y, Z) world mm of every voxel."""
-    return _places(volume.affine, volume.shape)
-
-
 def _canonical(head: Head) -> NDArray[np.float32]:
     """(3, X, Y, Z) canonical mm of every voxel."""
     pose = canonical.align(head.brain, head.volume.affine)
@@ -195,6 +190,7 @@ def _canonical(head: Head) -> NDArray[np.float32]:
 
 
 def _places(affine: NDArray[np.float64], shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    """Where an affine has the voxels of a grid, (3, X, Y, Z) mm."""
     rows = [np.arange(n, dtype=np.float32) for n in shape]
     x, y, z = np.meshgrid(*rows, indexing="ij", sparse=True)
     return np.stack([a * x + b * y + c * z + d for a, b, c, d in affine[:3].astype(np.float32)])

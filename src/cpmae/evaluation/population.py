@@ -130,7 +130,7 @@ def person_of(path: Path) -> str:
     return found.group() if found else path.parent.name
 
 
-def file_scan(path: Path, brain_extractor: str = "deepbet") -> Scan:
+def file_scan(path: Path, brain_extractor: str) -> Scan:
     """A scan in a file; its brain is searched for.
 
     Raises:
@@ -155,8 +155,7 @@ def _draw(recipe: Recipe, number: int, session: int) -> Head:
 
 @lru_cache(maxsize=2)
 def _read(path: Path, brain_extractor: str) -> Head:
-    scan = nifti.read(path)
-    volume = scan.scaled()
+    volume = nifti.read(path).scaled()
     nifti.check_is_scan(volume, path.name)
     mask = brain.extract_brain(volume, brain_extractor)
     brain.check_brain_mask(mask, volume.affine)

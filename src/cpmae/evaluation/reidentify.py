@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae.errors import MethodError, MissingExtraError
-from cpmae.evaluation import attack_network, attackers, memorisation
+from cpmae.evaluation import attack_face, attack_network, attackers, memorisation
 from cpmae.evaluation.attackers import Training
 from cpmae.evaluation.baselines import Method
 from cpmae.evaluation.metrics import recognise
@@ -72,7 +72,7 @@ def _attack(
 ) -> tuple[NDArray, dict[str, Any]]:
     """A table of scores, and what else is to be told of it."""
     if attacker == "dlib":
-        scores, detected = attackers.recogniser_scores(compared.probes, compared.gallery)
+        scores, detected = attack_face.face_scores(compared.probes, compared.gallery)
         return scores, {"detection_rate": detected}
     if network is not None and attacker in ("SQN", "SQN adaptive"):
         if attacker == "SQN adaptive":

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from cpmae import canonical
 from cpmae.canonical import Pose
+from cpmae.faces import FACE, in_steps
 from cpmae.report.surface import HeadSurface, head_surface, render_surface
 from cpmae.volume import Volume
 
@@ -14,9 +16,7 @@ VIEWS = ("front", "left", "right", "three-quarter", "three-quarter right")
 SIZE = 200  # pixels an edge
 _CENTRE_MM = (0.0, 10.0, -30.0)  # of the picture, from the brain's middle
 _RADIUS_MM = 120.0
-# the face as seen from the front, canonical mm: between the outer corners of the eyes, from the brow to the chin
-FACE_X_MM, FACE_Z_MM = (-50, 50), (-110, -15)
-_MAP_STEP_MM = 4  # of depth maps
+_HEAD_STEP_MM, _MAP_STEP_MM = 2, 4  # of heads whose depth is looked for, and of depth maps
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -39,26 +39,24 @@ def render_views(surface: HeadSurface, views: tuple[str, ...] = VIEWS, size: int
     return np.stack([np.rint(p.astype(np.float32) @ _GREY).astype(np.uint8) for p in pictures])
 
 
-def depth_maps(surface: HeadSurface, step_mm: int = 2) -> NDArray[np.float32]:
+def depth_maps(surface: HeadSurface) -> NDArray[np.float32]:
     """How far the head's surface lies from the front, the left, the right and the top of the canonical grid.
 
     Returns:
-        (N,) float32 in mm: all maps one after the other, thinned to 4 mm; NaN where a ray meets no head.
+        (N,) float32 in mm: all maps one after the other, at `_MAP_STEP_MM`; NaN where a ray meets no head.
     """
-    from scipy import ndimage
-
-    shape = tuple(n // step_mm for n in canonical.GRID_SHAPE)
-    grid = canonical.GRID_AFFINE @ np.diag([step_mm, step_mm, step_mm, 1.0])
+    shape = tuple(n // _HEAD_STEP_MM for n in canonical.GRID_SHAPE)
+    grid = canonical.GRID_AFFINE @ np.diag([_HEAD_STEP_MM, _HEAD_STEP_MM, _HEAD_STEP_MM, 1.0])
     to_field = np.linalg.inv(surface.affine) @ grid
     field = ndimage.affine_transform(
         surface.field, to_field[:3, :3], to_field[:3, 3], shape, order=1, cval=float(surface.field.min())
     )
     head = field >= surface.threshold
-    maps = []
+    maps, thin = [], _MAP_STEP_MM // _HEAD_STEP_MM
     for axis, reverse in ((1, True), (0, False), (0, True), (2, True)):
         seen = np.flip(head, axis) if reverse else head
-        depth = np.where(seen.any(axis), seen.argmax(axis) * float(step_mm), np.nan)
-        maps.append(depth[::2, ::2].ravel())
+        depth = np.where(seen.any(axis), seen.argmax(axis) * float(_HEAD_STEP_MM), np.nan)
+        maps.append(depth[::thin, ::thin].ravel())
     return np.concatenate(maps).astype(np.float32)
 
 
@@ -66,8 +64,4 @@ def face(depth: NDArray[np.float32]) -> NDArray[np.float32]:
     """The face's part of `depth_maps`, (25, 24) float32 mm."""
     shape = canonical.GRID_SHAPE[0] // _MAP_STEP_MM, canonical.GRID_SHAPE[2] // _MAP_STEP_MM
     front = depth[: shape[0] * shape[1]].reshape(shape)
-    spans = [
-        slice(*((np.array(mm) + canonical.GRID_ORIGIN[axis]) // _MAP_STEP_MM))
-        for axis, mm in ((0, FACE_X_MM), (2, FACE_Z_MM))
-    ]
-    return front[tuple(spans)]
+    return front[in_steps(FACE[0], _MAP_STEP_MM), in_steps(FACE[2], _MAP_STEP_MM)]

@@ -12,10 +12,11 @@ from cpmae.evaluation.attack_network import NetworkSettings
 from cpmae.evaluation.attackers import Training
 from cpmae.evaluation.baselines import Method
 from cpmae.evaluation.identities import Recipe
-from cpmae.evaluation.population import Person, Scan
+from cpmae.evaluation.population import Scan
 from cpmae.evaluation.results import Results
 from cpmae.evaluation.work import Cache
 from cpmae.io.output import make_folder
+from cpmae.steps import load_model
 
 Tell = Callable[[str], None]
 QUICK_IDENTITIES = 8
@@ -64,9 +65,7 @@ class Options:
 
     @property
     def processes(self) -> int:
-        if self.workers:
-            return self.workers
-        return cores.cores()
+        return self.workers or cores.cores()
 
 
 def run_reidentify(
@@ -111,7 +110,8 @@ def run_reidentify(
         "adaptive_identities": training.adaptive_identities,
         "network": vars(training.network),
     }
-    results = Results("reidentify", settings, dict(recipe.sources) | hashes(people), who, skipped=skipped)
+    tested = [scan for person in people for scan in (person.probe, person.gallery)]
+    results = Results("reidentify", settings, dict(recipe.sources) | hashes(tested), who, skipped=skipped)
     results.extra["attackers"] = {name: attackers.ATTACKERS[name] for name in names}
     reidentify(people, methods, names, training, results, tell)
     report.write(results, options.out)
@@ -158,7 +158,7 @@ def run_downstream(
         pairs = [(p.probe, p.gallery) for p in population.synthetic(recipe, range(count))]
         who, sources = f"{count} synthetic identities, {sentence(recipe)}", dict(recipe.sources)
     settings = settings_of(options, methods) | {"scans": len(pairs), "segmenters": [s.name for s in chosen]}
-    data = sources | scan_hashes([s for pair in pairs for s in pair if s is not None])
+    data = sources | hashes([s for pair in pairs for s in pair if s is not None])
     results = Results("downstream", settings, data, who, skipped=skipped + left_out + further)
     downstream(pairs, methods, chosen, options.cache, options.seed, options.processes, results, options.out, tell)
     report.write(results, options.out)
@@ -217,9 +217,9 @@ def run_sensitivity(
         "factors": wanted,
         "attackers": names,
         "segmenters": [s.name for s in chosen],
-        "weights": baselines.cpmae_model(options.weights).sha256,
+        "weights": load_model(options.weights, "cpu").sha256,
     }
-    results = Results("sensitivity", settings, dict(recipe.sources) | scan_hashes(tested), who, skipped=skipped)
+    results = Results("sensitivity", settings, dict(recipe.sources) | hashes(tested), who, skipped=skipped)
     training = training_of(options, recipe)
     sensitivity(tested, conditions, chosen, names, options.weights, training, results, tell)
     report.write(results, options.out)
@@ -273,13 +273,8 @@ def sentence(recipe: Recipe) -> str:
     )
 
 
-def hashes(people: Sequence[Person]) -> dict[str, str]:
-    """Name to SHA-256 of the files that people's scans were read from."""
-    return scan_hashes([s for p in people for s in (p.probe, p.gallery)])
-
-
-def scan_hashes(scans: Sequence[Scan]) -> dict[str, str]:
-    """The same of scans."""
+def hashes(scans: Sequence[Scan]) -> dict[str, str]:
+    """Name to SHA-256 of the files that scans were read from."""
     return {s.name: s.key["sha256"] for s in scans if "sha256" in s.key}
 
 

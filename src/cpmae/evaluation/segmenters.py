@@ -8,16 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from cpmae import brain
 from cpmae.errors import CpmaeError, MethodError, MissingExtraError
 from cpmae.evaluation import meshnet
-from cpmae.evaluation.commands import (
-    content_of,
-    files_of_command,
-    parse_command,
-    run_command,
-)
+from cpmae.evaluation.commands import content_of, files_of_command, parse_command, run_command
 from cpmae.evaluation.results import versions
 from cpmae.extras import package_folder, require
 from cpmae.volume import Volume
@@ -116,7 +112,7 @@ def _segmenter(name: str, meshnets: Path | None) -> Segmenter:
     if name in EXTRACTORS:
         if name in EXTRACTOR_PACKAGES:
             package_folder(*EXTRACTOR_PACKAGES[name])
-        return Segmenter(name, partial(_extract, extractor=EXTRACTORS[name]), {1: "brain"}, key)
+        return Segmenter(name, partial(brain.extract_brain, extractor=EXTRACTORS[name]), {1: "brain"}, key)
     if name in MESHNETS:
         folder = (meshnets or Path()) / MESHNETS[name]
         if meshnets is None or not (folder / "model.json").is_file():
@@ -125,23 +121,15 @@ def _segmenter(name: str, meshnets: Path | None) -> Segmenter:
             )
         structures = dict(enumerate(meshnet.label_names(folder)))
         key["files"] = {p.name: content_of(p) for p in sorted(folder.iterdir()) if p.is_file()}
-        return Segmenter(name, partial(_meshnet, folder=folder), structures, key)
+        return Segmenter(name, partial(meshnet.segment, model_dir=folder), structures, key)
     require("dipy.segment.tissue", "dipy", "cpmae[evaluate]")
     return Segmenter(name, _hmrf, {1: "CSF", 2: "grey matter", 3: "white matter"}, key)
-
-
-def _extract(volume: Volume, extractor: str) -> NDArray:
-    return brain.extract_brain(volume, extractor)
-
-
-def _meshnet(volume: Volume, folder: Path) -> NDArray:
-    return meshnet.segment(volume, folder)
 
 
 def _hmrf(volume: Volume) -> NDArray:
     """DIPY's hidden Markov random field on the brain that deepbet finds in this very scan."""
     own = brain.extract_brain(volume)
-    box = _box(own)
+    box = ndimage.find_objects(own.astype(np.uint8))[0]
     inside = np.where(own, np.nan_to_num(volume.data), 0)[box].astype(np.float64)
     tissue = require("dipy.segment.tissue", "dipy", "cpmae[evaluate]").TissueClassifierHMRF(verbose=False)
     _, labels, _ = tissue.classify(inside, 3, 0.1)
@@ -152,9 +140,3 @@ def _hmrf(volume: Volume) -> NDArray:
 
 def _command(volume: Volume, template: str) -> NDArray:
     return np.rint(run_command(template, volume).data)
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    from scipy import ndimage
-
-    return ndimage.find_objects(mask.astype(np.uint8))[0]

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from cpmae import __version__, canonical
 from cpmae.batch.records import digest
 from cpmae.errors import BrainMaskError, CpmaeError, MethodError, MissingExtraError, ScanError
-from cpmae.evaluation import attack_network, attackers
+from cpmae.evaluation import attack_face, attack_network, attackers
 from cpmae.evaluation.attack_network import SimilarityNetwork
 from cpmae.evaluation.attackers import Training
-from cpmae.evaluation.baselines import cpmae_model
 from cpmae.evaluation.features import VERSION, features
 from cpmae.evaluation.identities import Head
 from cpmae.evaluation.metrics import recognise
@@ -25,6 +24,7 @@ from cpmae.evaluation.results import Results
 from cpmae.evaluation.segmenters import Segmenter
 from cpmae.evaluation.work import Arrays, Cache, Failure, run_all
 from cpmae.options import DRAWING
+from cpmae.steps import load_model
 from cpmae.volume import Volume, voxel_volume_ml
 
 REFUSED = "refused"
@@ -57,7 +57,7 @@ def sensitivity(
 
     A refusal of the pipeline is an outcome and is counted as `refused`; a scan that cannot be read is a failure.
     """
-    sha256 = cpmae_model(weights).sha256
+    sha256 = load_model(weights, "cpu").sha256
     tasks = [
         ConditionTask(scan, tuple(conditions), tuple(segmenters), weights, sha256, training.seed, training.cache)
         for scan in scans
@@ -123,7 +123,7 @@ def measure(head: Head, mask: NDArray[np.bool_], task: ConditionTask) -> Arrays:
     from cpmae import pipeline
 
     def run(volume: Volume) -> NDArray:
-        model = cpmae_model(task.weights)
+        model = load_model(task.weights, "cpu")
         return pipeline.deidentify(volume, brain_mask=mask, seed=task.seed, weights=model).image.stored
 
     volume = head.volume
@@ -180,7 +180,7 @@ def _attacked(
             if name == "SQN" and network is not None:
                 scores = attack_network.similarities(network, seen, others)
             elif name == "dlib":
-                scores, figures["dlib detected"] = attackers.recogniser_scores(seen, others)
+                scores, figures["dlib detected"] = attack_face.face_scores(seen, others)
             else:
                 scores = attackers.simple_scores(name, seen, others)
         except MissingExtraError as error:

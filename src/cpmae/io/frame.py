@@ -5,7 +5,7 @@ Pairs: the NIfTI layout, and Analyze 7.5 as SPM reads it. MGH: https://surfer.nm
 
 import struct
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import nibabel as nib
 
@@ -41,13 +41,13 @@ class Frame:
             return replace(self, after=self.after.ljust(MGH_FOOTER_BYTES, b"\0") + tag)
         return self.with_header(headers.marked(pair_header(self.head), text))
 
-    def with_header(self, header: Any) -> "Frame":
+    def with_header(self, header: nib.analyze.AnalyzeHeader) -> "Frame":
         """A pair's frame with another header of the same kind; what follows it in the .hdr file stays."""
         return replace(self, head=header.binaryblock + self.head[len(header.binaryblock) :])
 
 
-def pair_header(head: bytes) -> Any:
-    """The header over the bytes of a .hdr file, a nibabel one: NIfTI-1, NIfTI-2, or Analyze as SPM2 reads it.
+def pair_header(head: bytes) -> nib.analyze.AnalyzeHeader:
+    """The header over the bytes of a .hdr file: NIfTI-1, NIfTI-2, or Analyze as SPM2 reads it.
 
     nibabel's checks are off: they mend fields in silence.
 

@@ -4,7 +4,7 @@ Layout: https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h
 """
 
 import math
-from typing import Any
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cpmae.errors import ScanError
 from cpmae.volume import grid_distance_mm, voxel_sizes
 
+_Header = TypeVar("_Header", bound=nib.analyze.AnalyzeHeader)  # NIfTI's are subclasses
 _DTYPE_OF_CODE = {
     2: "u1",
     4: "i2",
@@ -37,7 +38,7 @@ MARK = "de-identified by cpmae"  # begins the description of every result
 _UNITS = {1: "metres", 3: "micrometres"}
 
 
-def parse_header(raw: bytes, name: str) -> Any:
+def parse_header(raw: bytes, name: str) -> nib.Nifti1Header:
     """The header over the file's own bytes. nibabel's checks are off: they mend fields in silence."""
     if not raw:
         raise ScanError(f"{name} is empty, copy it again")
@@ -57,7 +58,7 @@ def parse_header(raw: bytes, name: str) -> Any:
     raise ScanError(f"{name} is not a NIfTI file (it starts with {raw[:4].hex()}), convert it to NIfTI first")
 
 
-def run_shape(header: Any, name: str) -> tuple[tuple[int, int, int], int]:
+def run_shape(header: nib.Nifti1Header, name: str) -> tuple[tuple[int, int, int], int]:
     """(X, Y, Z) and how many such volumes follow each other; all axes after the third count volumes."""
     dim = [int(n) for n in header["dim"]]
     full = tuple(dim[1 : dim[0] + 1])
@@ -68,7 +69,7 @@ def run_shape(header: Any, name: str) -> tuple[tuple[int, int, int], int]:
     return full[:3], math.prod(full[3:])  # type: ignore[return-value]
 
 
-def volume_shape(header: Any, name: str) -> tuple[int, int, int]:
+def volume_shape(header: nib.Nifti1Header, name: str) -> tuple[int, int, int]:
     """(X, Y, Z) where there is one volume; further axes of length 1 are dropped."""
     shape, count = run_shape(header, name)
     if count > 1:
@@ -81,7 +82,7 @@ def volume_shape(header: Any, name: str) -> tuple[int, int, int]:
     return shape
 
 
-def data_offset(header: Any, name: str) -> int:
+def data_offset(header: nib.Nifti1Header, name: str) -> int:
     """Where the voxels of a single file start; 0 is found in the wild and read as the least there can be."""
     offset = float(header["vox_offset"])
     if not math.isfinite(offset):
@@ -89,7 +90,7 @@ def data_offset(header: Any, name: str) -> int:
     return max(int(offset), len(header.binaryblock) + 4)
 
 
-def scaling(header: Any, name: str) -> tuple[float, float]:
+def scaling(header: nib.Nifti1Header, name: str) -> tuple[float, float]:
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not np.isfinite(slope):
         return 1.0, 0.0
@@ -98,7 +99,7 @@ def scaling(header: Any, name: str) -> tuple[float, float]:
     return slope, inter
 
 
-def best_affine(header: Any, name: str) -> NDArray[np.float64]:
+def best_affine(header: nib.Nifti1Header, name: str) -> NDArray[np.float64]:
     """The affine that the header's codes choose: sform, then qform, then voxel sizes alone."""
     zooms = np.asarray(header["pixdim"][1:4], np.float64)
     if not np.isfinite(zooms).all() or (zooms == 0).any():
@@ -115,7 +116,7 @@ def best_affine(header: Any, name: str) -> NDArray[np.float64]:
     return affine
 
 
-def _with_qfac(header: Any) -> Any:
+def _with_qfac(header: nib.Nifti1Header) -> nib.Nifti1Header:
     """The header for reading its qform: a qfac of 0 stands for 1, and stays 0 in files."""
     if header["pixdim"][0] == 0:
         header = header.copy()
@@ -123,12 +124,12 @@ def _with_qfac(header: Any) -> Any:
     return header
 
 
-def is_marked(header: Any) -> bool:
+def is_marked(header: nib.Nifti1Header) -> bool:
     """Whether it is the header of a result."""
     return header["descrip"].item().startswith(MARK.encode())
 
 
-def doubts(header: Any) -> list[str]:
+def doubts(header: nib.Nifti1Header) -> list[str]:
     """What a user should know of a header that can be used."""
     found = []
     if int(header["sform_code"]) <= 0 and int(header["qform_code"]) <= 0:
@@ -142,7 +143,7 @@ def doubts(header: Any) -> list[str]:
     return found
 
 
-def _contradiction(header: Any) -> list[str]:
+def _contradiction(header: nib.Nifti1Header) -> list[str]:
     """A warning where sform and qform cannot both be right. With two codes they are of two worlds, but not mirrored."""
     codes = int(header["sform_code"]), int(header["qform_code"])
     if min(codes) <= 0:
@@ -160,7 +161,7 @@ def _contradiction(header: Any) -> list[str]:
     return [f"sform and qform of the header {how}; the sform counts here, see whether it is right"]
 
 
-def stored_dtype(header: Any, name: str) -> np.dtype:
+def stored_dtype(header: nib.Nifti1Header, name: str) -> np.dtype:
     """The dtype of the stored numbers, in the file's byte order."""
     code = int(header["datatype"])
     if code not in _DTYPE_OF_CODE:
@@ -169,7 +170,7 @@ def stored_dtype(header: Any, name: str) -> np.dtype:
     return np.dtype(_DTYPE_OF_CODE[code]).newbyteorder(header.endianness)
 
 
-def check_grid(header: Any, name: str) -> None:
+def check_grid(header: nib.Nifti1Header, name: str) -> None:
     """Refuse a grid that no head is scanned on: by its dtype, units, voxel sizes and number of voxels."""
     dtype, shape = stored_dtype(header, name), run_shape(header, name)[0]
     if dtype.name not in STORED_DTYPES:
@@ -195,7 +196,7 @@ def check_grid(header: Any, name: str) -> None:
         )
 
 
-def marked(header: Any, text: str) -> Any:
+def marked(header: _Header, text: str) -> _Header:
     """A copy with `text` as the description (`descrip`, cut to 79 ASCII characters)."""
     copy = header.copy()
     copy["descrip"] = text.encode("ascii", "replace")[:79]

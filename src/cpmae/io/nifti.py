@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -43,7 +42,7 @@ class NiftiScan:
     slope: float
     inter: float
     affine: NDArray[np.float64]
-    header: Any
+    header: nib.Nifti1Header
     extensions: bytes = bytes(4)
 
     def scaled(self) -> Volume:
@@ -104,10 +103,13 @@ class NiftiScan:
         yield self.extensions
         yield from voxel_bytes(self.stored, self.stored.dtype.newbyteorder(self.header.endianness))
 
-    def to_image(self) -> Any:
+    def to_image(self) -> nib.Nifti1Image:
         """A nibabel image whose data are in memory."""
         kind = nib.Nifti2Image if len(self.header.binaryblock) == 540 else nib.Nifti1Image
         return kind.from_bytes(b"".join(self.to_bytes()))
+
+
+ScanLike = NiftiScan | Volume | nib.spatialimages.SpatialImage
 
 
 def read(path: str | os.PathLike[str]) -> NiftiScan:
@@ -180,18 +182,19 @@ def from_volume(volume: Volume) -> NiftiScan:
     return from_image(nib.Nifti1Image(volume.data, volume.affine))
 
 
-def from_image(image: Any, name: str = "the image") -> NiftiScan:
+def from_image(image: nib.spatialimages.SpatialImage) -> NiftiScan:
     """A nibabel image as a scan; the numbers of a file's image are taken without their scaling, if it has one for all.
 
     Raises:
         ScanError: as `read`.
     """
+    name = "the image"  # for messages
     if image.affine is None:
         raise ScanError(f"{name} has no affine, which tells where its voxels lie; give it one")
     # other proxies, those of PAR/REC and AFNI files, scale each slice or volume by another factor
-    from_file = type(image.dataobj) is nib.arrayproxy.ArrayProxy
+    proxy = image.dataobj if type(image.dataobj) is nib.arrayproxy.ArrayProxy else None
     try:
-        stored = np.asarray(image.dataobj.get_unscaled() if from_file else image.dataobj)
+        stored = np.asarray(image.dataobj if proxy is None else proxy.get_unscaled())
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ScanError(f"the voxels of {name} cannot be read ({error}), copy its file again") from error
     kind = nib.Nifti2Header if isinstance(image.header, nib.Nifti2Header) else nib.Nifti1Header
@@ -205,7 +208,7 @@ def from_image(image: Any, name: str = "the image") -> NiftiScan:
     header.extensions.clear()  # or they would come back with the header of a result that was cleaned
     header["magic"] = header.default_structarr()["magic"]
     header["vox_offset"] = len(header.binaryblock) + len(extensions)
-    header["scl_slope"], header["scl_inter"] = (image.dataobj.slope, image.dataobj.inter) if from_file else (1, 0)
+    header["scl_slope"], header["scl_inter"] = (1, 0) if proxy is None else (proxy.slope, proxy.inter)
     if not np.allclose(header.get_best_affine(), image.affine, atol=1e-4):  # an Analyze or MGH image has it elsewhere
         header.set_sform(image.affine, code="scanner")
     native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
@@ -214,7 +217,7 @@ def from_image(image: Any, name: str = "the image") -> NiftiScan:
     return NiftiScan(native.reshape(shape, order="F"), slope, inter, best_affine(header, name), header, extensions)
 
 
-def _extension_bytes(header: Any, endianness: str) -> bytes:
+def _extension_bytes(header: nib.spatialimages.SpatialHeader, endianness: str) -> bytes:
     """The extensions of a nibabel header as a file holds them."""
     found = getattr(header, "extensions", None)  # formats other than NIfTI have none
     if not found:

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,7 +49,7 @@ class NiftiRun:
     slope: float
     inter: float
     affine: NDArray[np.float64]
-    header: Any
+    header: nib.Nifti1Header
     extensions: bytes = bytes(4)
     frame: Frame | None = None
 
@@ -212,7 +212,9 @@ def open_run(path: str | os.PathLike[str], *, checked: bool = True) -> NiftiRun:
     return found
 
 
-def run_of(path: Path, header: Any, offset: int, extensions: bytes = bytes(4), *, checked: bool = True) -> NiftiRun:
+def run_of(
+    path: Path, header: nib.Nifti1Header, offset: int, extensions: bytes = bytes(4), *, checked: bool = True
+) -> NiftiRun:
     """The run in a file of which the NIfTI header is known; see `NiftiRun` and `open_run`.
 
     Raises:

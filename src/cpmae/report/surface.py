@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.interpolate import BSpline
 
+from cpmae.compare import otsu_bin
 from cpmae.volume import Volume, voxel_sizes
 
 BACKGROUND = (12, 12, 14)
@@ -191,13 +192,8 @@ def _air_threshold(field: NDArray[np.float32]) -> float:
         return float(np.nextafter(high, np.inf))
     root = np.sqrt(np.clip((field - low) / (high - low), 0, 1))
     counts, edges = np.histogram(root, bins=256, range=(0, 1))
-    middles = (edges[1:] + edges[:-1]) / 2
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    sums = np.cumsum(counts * middles)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    otsu = low + middles[int(np.nanargmax(between))] ** 2 * (high - low)
+    split = otsu_bin(counts, edges)
+    otsu = low + ((edges[split] + edges[split + 1]) / 2) ** 2 * (high - low)
     air = field[field < otsu]
     level = float(np.median(air))
     noise = 1.4826 * float(np.median(np.abs(air - level)))
