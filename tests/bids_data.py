@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from cpmae.bids.plan import Task
 from cpmae.bids.work import deidentify_scan
 from cpmae.canonical import Pose
+from cpmae.drawn_head import Head
 from cpmae.errors import ScanError
 from cpmae.io import nifti
 from cpmae.io.mask import mask_scan
 from cpmae.io.together import Writer, write_together
 from cpmae.options import Options
-from cpmae.steps import Head
 from cpmae.volume import Volume
 
 SHAPE = (20, 22, 24)

@@ -11,7 +11,7 @@ import pytest
 from conftest import refused_to_nobody
 
 from cpmae.bids import plan
-from cpmae.bids.frames import Grid, mask_for, same_frame
+from cpmae.bids.session_mask import Grid, mask_for, same_frame
 from cpmae.errors import ScanError
 from cpmae.io import bids
 

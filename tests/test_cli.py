@@ -417,6 +417,34 @@ def test_files_appear_all_or_none(tmp_path: Path, error: BaseException) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"] and (tmp_path / "a").read_bytes() == b"new"
 
 
+def test_what_a_killed_run_had_begun_beside_any_output_goes_with_the_next_run_there(tmp_path: Path) -> None:
+    """The picture, which shows the original's face, lies in another folder than the result; no name can clash."""
+    result, picture = tmp_path / "results" / "lease", tmp_path / "pictures" / "lease"
+    code = """
+import sys, time
+from pathlib import Path
+from cpmae.io.together import write_together
+
+def stops(path):
+    path.write_bytes(b"half a face")
+    print(path, flush=True)
+    time.sleep(600)
+
+write_together([(Path(sys.argv[1]), lambda path: path.write_bytes(b"new"))], late=[(Path(sys.argv[2]), stops)])
+"""
+    for target in (result, picture):
+        target.parent.mkdir()
+    with subprocess.Popen([sys.executable, "-c", code, result, picture], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        begun = Path(process.stdout.readline().strip())
+        process.kill()
+    assert begun.read_bytes() == b"half a face" and begun.parents[2] == picture.parent
+    assert len(list(result.parent.iterdir())) == 1
+    write_together([(target, lambda path: path.write_bytes(b"new")) for target in (result, picture)])
+    for target in (result, picture):
+        assert list(target.parent.iterdir()) == [target] and target.read_bytes() == b"new"
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_what_another_run_wrote_meanwhile_is_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cpmae import canonical, faces, steps
+from cpmae import brain_search, canonical, drawn_head, faces
 from cpmae.draws import KNOWN_STEP
 from cpmae.generate import generate_field
 from cpmae.io import nifti
@@ -31,7 +31,8 @@ def brain() -> canonical.Conformed:
     """The example's."""
     with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as path:
         volume = nifti.read(path).scaled()
-    return steps.look_at_brain(volume, steps.find(volume, None, Options(), "cpu", None), "nonbrain").conformed
+    found = brain_search.find(volume, None, Options(), "cpu", None)
+    return drawn_head.look_at_brain(volume, found, "nonbrain").conformed
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import phantom
 import pytest
 import torch
 
-from cpmae import canonical, lending, pipeline, steps, verify
+from cpmae import brain_search, canonical, drawn_head, lending, pipeline, verify
 from cpmae.brain import extract_brain
 from cpmae.errors import BrainMaskError, ScanError, WeightsError
 from cpmae.io import header, nifti
@@ -188,8 +188,8 @@ def test_a_head_is_given_to_another_session(
     """As much as the two brains allow: here they are the same, in another place, so the head is the same too."""
     scan, brain = scan_of(storage=FLOAT), brain_of()
     first = plain_float
-    steps.save_head(tmp_path / "head.npz", first.head)
-    head = steps.load_head(tmp_path / "head.npz")
+    drawn_head.save_head(tmp_path / "head.npz", first.head)
+    head = drawn_head.load_head(tmp_path / "head.npz")
     affine = phantom.turned(brain, "oblique")[1]
     affine[:3, 3] += 40
     moved = Volume(scan.stored, affine)
@@ -197,7 +197,7 @@ def test_a_head_is_given_to_another_session(
     assert again.head.pose is not None and again.head.field.equal(first.head.field)
     assert np.corrcoef(first.image.stored[~brain], again.image.stored[~brain])[0, 1] > 0.98
     with pytest.raises(ValueError, match="save the one it comes from"):
-        steps.save_head(tmp_path / "other.npz", head.elsewhere())
+        drawn_head.save_head(tmp_path / "other.npz", head.elsewhere())
     # and nothing but brains gets through: neither around this one, nor around that of the scan that lent the head
     noise = np.random.default_rng(0).normal(500, 300, brain.shape)
     changed = scan.with_stored(np.where(brain, scan.stored, noise).astype(np.float32))
@@ -233,7 +233,7 @@ def test_a_result_that_is_the_original_is_told_of(model: HeadModel) -> None:
     found = run(slab, brain[box], model, region="face", margin_mm=30.0)
     assert found.image.stored.tobytes() == slab.stored.tobytes()
     assert "nothing was replaced, the result is the original" in found.account["warnings"][-1]
-    whole = steps.find(scan_of().scaled(), brain_of(), Options(region="face", margin_mm=30.0), "cpu", None)
+    whole = brain_search.find(scan_of().scaled(), brain_of(), Options(region="face", margin_mm=30.0), "cpu", None)
     assert not any("nothing was replaced" in w for w in whole.warnings)
 
 
@@ -336,7 +336,7 @@ def test_a_header_without_orientation_is_told_of(model: HeadModel, plain: pipeli
 
 
 def test_arguments_are_looked_at_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "search_brain", lambda *_: pytest.fail("the brain was searched for first"))
+    monkeypatch.setattr(brain_search, "search_brain", lambda *_: pytest.fail("the brain was searched for first"))
     for options in ({"region": "Face"}, {"margin_mm": 31.0}, {"margin_mm": float("nan")}, {"seed": -1}, {"fat": "no"}):
         with pytest.raises(ValueError, match="choose"):
             pipeline.deidentify(scan_of(), **options)  # type: ignore[arg-type]
@@ -407,19 +407,19 @@ def test_arrays_that_are_no_scans(volume: object, says: str, model: HeadModel) -
 def test_a_model_is_loaded_once_and_again_when_its_file_changes(model: HeadModel, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     checkpoint.save(model, path, {})
-    first = steps.load_model(path, "cpu")
-    assert steps.load_model(str(path), "cpu") is first and steps.load_model(first, "cpu") is first
+    first = checkpoint.load_model(path, "cpu")
+    assert checkpoint.load_model(str(path), "cpu") is first and checkpoint.load_model(first, "cpu") is first
     os.utime(path, (1, 1))
-    second = steps.load_model(path, "cpu")
+    second = checkpoint.load_model(path, "cpu")
     assert second is not first
     path.write_bytes(path.read_bytes() + b"0")
     os.utime(path, (1, 1))  # within one tick of the clock
     with pytest.raises(WeightsError, match="damaged"):
-        steps.load_model(path, "cpu")
-    own = steps.load_model(None, "cpu")
-    assert own is not first and steps.load_model(None, "cpu") is own
+        checkpoint.load_model(path, "cpu")
+    own = checkpoint.load_model(None, "cpu")
+    assert own is not first and checkpoint.load_model(None, "cpu") is own
     with pytest.raises(WeightsError, match="absent"):
-        steps.load_model(tmp_path / "absent.safetensors", "cpu")
+        checkpoint.load_model(tmp_path / "absent.safetensors", "cpu")
 
 
 def test_a_flat_brain_is_refused(model: HeadModel) -> None:
@@ -431,7 +431,7 @@ def test_a_flat_brain_is_refused(model: HeadModel) -> None:
 @pytest.mark.thorough
 def test_the_brain_of_a_head_that_lies_turned_is_the_one_that_is_found_upright(example: Volume) -> None:
     upside_down = Volume(example.data, np.diag([-1.0, 1.0, -1.0, 1.0]) @ example.affine)
-    mask, pose = steps.search_brain(upside_down, "deepbet")
+    mask, pose = brain_search.search_brain(upside_down, "deepbet")
     assert not canonical.faults(pose)
     expected = extract_brain(example)
     assert np.array_equal(mask, expected) and not np.array_equal(extract_brain(upside_down), expected)
@@ -440,15 +440,15 @@ def test_the_brain_of_a_head_that_lies_turned_is_the_one_that_is_found_upright(e
 def test_a_given_mask_of_a_turned_head_is_enough_where_it_is_whole() -> None:
     data, brain = phantom.head()
     options = Options(region="face")
-    upright = steps.find(Volume(data, phantom.ras_affine()), brain, options, "cpu", None)
+    upright = brain_search.find(Volume(data, phantom.ras_affine()), brain, options, "cpu", None)
     turned = Volume(data, np.diag([-1.0, 1.0, -1.0, 1.0]) @ phantom.ras_affine())  # upside down
-    found = steps.find(turned, brain, options, "cpu", None)
+    found = brain_search.find(turned, brain, options, "cpu", None)
     assert np.mean(found.protected != upright.protected) < 0.01
     assert any("not upright" in text for text in found.warnings) and not upright.warnings
     brain[:, :, 46:] = False
     on_its_side = np.array([[0, 0, 1, 0], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1.0]])
     with pytest.raises(BrainMaskError, match="has the shape of no brain"):
-        steps.find(Volume(data, on_its_side @ phantom.ras_affine()), brain, options, "cpu", None)
+        brain_search.find(Volume(data, on_its_side @ phantom.ras_affine()), brain, options, "cpu", None)
 
 
 LENT = {
@@ -492,8 +492,8 @@ def test_a_brain_is_found_in_a_field_of_view_that_is_mostly_air(edge: int, examp
     shift = np.eye(4)
     shift[:3, 3] = [-b for b in before]
     padded = Volume(np.pad(example.data, pads), example.affine @ shift)
-    mask, pose = steps.search_brain(padded, "deepbet")
+    mask, pose = brain_search.search_brain(padded, "deepbet")
     assert not canonical.faults(pose)
     inner = mask[tuple(slice(b, b + n) for b, n in zip(before, example.shape, strict=True))]
-    own, _ = steps.search_brain(example, "deepbet")
+    own, _ = brain_search.search_brain(example, "deepbet")
     assert inner.sum() == mask.sum() and 2 * (inner & own).sum() > 0.97 * (inner.sum() + own.sum())

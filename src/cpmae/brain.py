@@ -26,7 +26,7 @@ from cpmae.extras import require
 from cpmae.io import forms
 from cpmae.io.nifti import NiftiScan, ScanLike
 from cpmae.tool import run_tool, whole_paths
-from cpmae.volume import SAME_GRID_MM, Volume, grid_distance_mm, voxel_volume_ml
+from cpmae.volume import SAME_GRID_MM, Volume, grid_distance_mm, most_common, voxel_volume_ml
 
 MaskLike = ArrayLike | ScanLike  # (X, Y, Z), not 0 in the brain
 EXTRACTORS = ("deepbet", "robex", "hd-bet")
@@ -217,9 +217,7 @@ def looks_stripped(volume: Volume, mask: NDArray[np.bool_]) -> bool:
     """
     outside = volume.data[~mask]
     outside = outside[np.isfinite(outside)]
-    values, counts = np.unique(outside[:: max(1, outside.size // 2**16)], return_counts=True)
-    background = values[counts.argmax()] if outside.size else 0
-    return bool(np.count_nonzero(outside != background) < STRIPPED_SHARE * np.count_nonzero(mask))
+    return bool(np.count_nonzero(outside != most_common(outside)) < STRIPPED_SHARE * np.count_nonzero(mask))
 
 
 def _finite(volume: Volume) -> Volume:

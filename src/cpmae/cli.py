@@ -293,7 +293,7 @@ def verify(
         else:
             volume = first.mean()
             tell("finding the brain")
-            from cpmae.steps import brain_to_compare  # and with it torch, which a mask that is given does without
+            from cpmae.brain_search import brain_to_compare  # and with it torch, which a given mask does without
 
             mask = brain_to_compare(volume, brain_extractor or "deepbet")
         tell("comparing")

@@ -6,7 +6,6 @@ before the middle of the brain.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -189,12 +188,6 @@ def equal_voxels(one: NDArray, other: NDArray) -> NDArray[np.bool_]:
         bits = np.dtype(f"u{one.dtype.itemsize}")
         return np.asarray(one.view(bits) == other.view(bits))
     return np.asarray(one == other)
-
-
-def most_common(values: NDArray) -> Any:
-    """The background of a masked or zero-padded scan; of a thinned copy, for speed."""
-    found, counts = np.unique(values[:: max(1, values.size // 2**16)], return_counts=True)
-    return found[counts.argmax()] if found.size else 0
 
 
 def dice(a: ArrayLike, b: ArrayLike) -> float:

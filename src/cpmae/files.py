@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cpmae import __version__, metadata, metadata_json
+from cpmae.account import MARK
 from cpmae.brain import load_brain_mask
 from cpmae.errors import OutputError, ScanError
 from cpmae.io import forms, nifti
@@ -17,14 +18,13 @@ from cpmae.io.run import RunMean
 from cpmae.io.sidecar import dumped, sidecar_of
 from cpmae.io.sidecar import read as read_sidecar
 from cpmae.io.together import Writer, check_outputs, text_writer, write_together
-from cpmae.leased import unfinished_folder
 from cpmae.options import Options
 
 if TYPE_CHECKING:
+    from cpmae.drawn_head import Head
     from cpmae.models.head import HeadModel
     from cpmae.pipeline import Deidentified
     from cpmae.pipeline_run import DeidentifiedRun
-    from cpmae.steps import Head
     from cpmae.volume import Volume
 
 
@@ -61,8 +61,8 @@ def deidentify_file(
         overwrite: replace outputs that exist.
         progress: called with the name of each stage.
         beside: further files to write with the result.
-        staging: a folder on the outputs' file system for what is not complete yet, but for the picture; beside the
-            outputs if None.
+        staging: a folder on the outputs' file system for what is not complete yet, but for the picture; beside each
+            output if None.
 
     Raises:
         OutputError and what `pipeline.deidentify` raises.
@@ -101,8 +101,6 @@ def deidentify_file(
         scan = run.only()
         result = of_scan = deidentify_scan(scan, options, brain_mask=mask, weights=weights, head=head, progress=tell)
         made, before = iter([of_scan.image.stored]), scan.scaled
-    from cpmae.steps import MARK
-
     marked = (metadata.clean_nifti(run) if options.clean_metadata else run).marked(MARK)
     tell("writing")
     # The result takes its name last: where it is, all the rest is too, and where anything failed it is not.
@@ -122,12 +120,8 @@ def deidentify_file(
         files.append((save_replaced_mask, lambda path: nifti.write(path, replaced)))
     if fields is not None:
         files.append((sidecar_of(output), text_writer(dumped(fields))))
-    if staging is None:  # what goes elsewhere may go to another file system, and is begun there
-        late += [file for file in files if file[0].parent.resolve() != output.parent.resolve()]
-        files = [file for file in files if file not in late]
-    with nullcontext(staging) if staging else unfinished_folder(output.parent) as private:
-        files += [*beside, *forms.writers(output, marked, made)]
-        write_together(files, private, late, overwrite=overwrite)
+    files += [*beside, *forms.writers(output, marked, made)]
+    write_together(files, staging, late, overwrite=overwrite)
     return result
 
 
@@ -155,6 +149,6 @@ def check_private(picture: Path) -> None:
 
 def draw_head(input: Path, options: Options, weights: "str | Path | HeadModel | None" = None) -> "Head":
     """The head that `deidentify_file` draws for a scan without a given mask, alone. Raises as that does."""
-    from cpmae import steps
+    from cpmae import drawn_head
 
-    return steps.draw_head(forms.open_scan(input).mean(), options, weights, input.name)
+    return drawn_head.draw_head(forms.open_scan(input).mean(), options, weights, input.name)

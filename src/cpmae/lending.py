@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cpmae import brain, compare, steps
+from cpmae import brain, brain_search, compare
 from cpmae.errors import BrainMaskError, ScanError
 from cpmae.io.nifti import NiftiScan
 from cpmae.options import Options
@@ -44,7 +44,7 @@ def lent_mask_fits(volume: Volume, mask: NDArray[np.bool_]) -> tuple[bool, str |
         if dice >= MIN_AGREEMENT and gain < MAX_GAIN:
             return True, f"the brain mask of another scan and the brain that is seen differ (Dice {dice:.2f})"
         if dice + gain < SURE_AGREEMENT:  # or else the same brain is seen, in another place
-            steps.find(volume, own, Options(), "cpu", None)
+            brain_search.find(volume, own, Options(), "cpu", None)
     except (BrainMaskError, ScanError):
         return True, "no brain was found to compare the brain mask of another scan with, see whether it fits"
     return False, (

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cpmae.io.frame import MGH_FOOTER_BYTES, MGH_HEAD_BYTES, MGH_HEADER_BYTES, Frame, pair_header
+from cpmae.io.container import MGH_FOOTER_BYTES, MGH_HEAD_BYTES, MGH_HEADER_BYTES, Container, pair_header
 from cpmae.io.nifti import NiftiScan
 from cpmae.io.run import NiftiRun
 
@@ -50,8 +50,8 @@ def clean_nifti(scan: Image) -> Image:
     header = _emptied(scan.header, _IDENTIFYING)
     header["vox_offset"] = len(header.binaryblock) + len(NiftiScan.extensions)
     clean = replace(scan, header=header, extensions=NiftiScan.extensions)
-    if isinstance(clean, NiftiRun) and clean.frame:
-        clean = replace(clean, frame=clean_frame(clean.frame))
+    if isinstance(clean, NiftiRun) and clean.container:
+        clean = replace(clean, container=clean_container(clean.container))
     return clean
 
 
@@ -62,18 +62,18 @@ def _emptied(header: Any, fields: tuple[str, ...]) -> Any:
     return copy
 
 
-def clean_frame(frame: Frame) -> Frame:
+def clean_container(container: Container) -> Container:
     """The bytes around the voxels without text: a pair's header as `clean_nifti` does, an MGH file without its tags."""
-    if frame.kind == "mgh":  # the tags after the footer hold command lines, paths and names
-        head = frame.head[:MGH_HEADER_BYTES].ljust(MGH_HEAD_BYTES, b"\0")
-        return replace(frame, head=head, after=frame.after[:MGH_FOOTER_BYTES])
-    header, rest = pair_header(frame.head), b""
-    if frame.kind == "nifti":
-        rest = bytes(4 if len(frame.head) >= len(header.binaryblock) + 4 else 0)
+    if container.kind == "mgh":  # the tags after the footer hold command lines, paths and names
+        head = container.head[:MGH_HEADER_BYTES].ljust(MGH_HEAD_BYTES, b"\0")
+        return replace(container, head=head, after=container.after[:MGH_FOOTER_BYTES])
+    header, rest = pair_header(container.head), b""
+    if container.kind == "nifti":
+        rest = bytes(4 if len(container.head) >= len(header.binaryblock) + 4 else 0)
         header = _emptied(header, _IDENTIFYING)
     else:
         header = _clean_analyze(header)
-    return replace(frame, head=header.binaryblock + rest, before=bytes(len(frame.before)))
+    return replace(container, head=header.binaryblock + rest, before=bytes(len(container.before)))
 
 
 def _clean_analyze(header: Any) -> Any:

@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from cpmae import brightness, canonical, compose, metadata, steps, verify
+from cpmae import brain_search, brightness, canonical, compose, drawn_head, metadata, verify
+from cpmae.account import MARK, account_of
 from cpmae.brain import MaskLike
+from cpmae.drawn_head import Head
 from cpmae.errors import ScanError
 from cpmae.generate import paint_head, paints_for
 from cpmae.io import header, nifti
 from cpmae.io.nifti import NiftiScan, ScanLike
+from cpmae.models.checkpoint import load_model
+from cpmae.models.device import usable_device
 from cpmae.models.head import HeadModel
 from cpmae.options import Options
-from cpmae.steps import Head
 from cpmae.volume import Volume
 
 
@@ -107,20 +110,21 @@ def deidentify_scan(
 ) -> Deidentified:
     """`deidentify` for whoever has `Options`; arguments and errors are the same."""
     tell = progress or (lambda stage: None)
-    noise, generator, texture = steps.generators(options.seed, options.noise_number)
-    device = steps.usable_device(options.device)
+    noise, generator, texture = drawn_head.generators(options.seed, options.noise_number)
+    device = usable_device(options.device)
     header.check_grid(scan.header, "the scan")
     volume = scan.scaled()
     nifti.check_is_scan(volume)
 
-    model = steps.load_model(weights, device)
+    model = load_model(weights, device)
 
     tell("finding the brain")
-    found = steps.find(volume, brain_mask, options, device, head, header.doubts(scan.header))
+    there = head.pose if head else None
+    found = brain_search.find(volume, brain_mask, options, device, there, header.doubts(scan.header))
 
     tell("generating a head")
-    looked = steps.look_at_brain(volume, found, options.region)
-    head = steps.draw(model, found, looked, generator, head)
+    looked = drawn_head.look_at_brain(volume, found, options.region)
+    head = drawn_head.draw(model, found, looked, generator, head)
     paints = paints_for(model, looked.conformed, options.fat_suppressed)
     painted = paint_head(model, head.field, looked.conformed.mask, paints, texture)
     if looked.kept is not None:
@@ -133,13 +137,13 @@ def deidentify_scan(
     values = compose.with_noise(values, sigma, noise)
     result = compose.compose(scan, found.protected, looked.unit.unscale(values))
     result = metadata.clean_nifti(result) if options.clean_metadata else result
-    result = result.marked(steps.MARK)
+    result = result.marked(MARK)
 
     tell("checking the result")
     check = verify.verify(scan, result, found.protected, measure=False)
     if not check.ok:
         raise ScanError(f"the result failed its own check and was dropped: {'; '.join(check.failures)}")
-    account = steps.account(scan, found, options, brain_mask is not None, model)
+    account = account_of(scan, found, options, brain_mask is not None, model)
     return Deidentified(result, found.mask, found.protected, account, account["warnings"], head)
 
 

@@ -15,18 +15,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cpmae import brightness, canonical, compose, lending, metadata, motion, steps
+from cpmae import brain_search, brightness, canonical, compose, drawn_head, lending, metadata, motion
+from cpmae.account import MARK, account_of
 from cpmae.brain import MaskLike
+from cpmae.brain_search import MAX_NOT_FINITE, Found
 from cpmae.compare import equal_voxels
+from cpmae.drawn_head import Head
 from cpmae.errors import ScanError
 from cpmae.generate import paint_shares, paints_for
 from cpmae.io import header, nifti
 from cpmae.io.run import NiftiRun, RunMean
+from cpmae.models.checkpoint import load_model
+from cpmae.models.device import usable_device
 from cpmae.models.head import HeadModel
 from cpmae.models.palette import brain_depth, brain_profile
 from cpmae.models.tissue import PAINTS
 from cpmae.options import Options
-from cpmae.steps import Found, Head
 from cpmae.volume import Volume, voxel_sizes
 
 COARSE_MM = 1.75  # voxels from which the shares of the paints are made at 2 mm
@@ -72,8 +76,8 @@ def deidentify_run(
         As `pipeline.deidentify`; while the volumes are taken, ScanError for one that cannot be de-identified.
     """
     tell = progress or (lambda stage: None)
-    noise, generator, texture = steps.generators(options.seed, options.noise_number)
-    device = steps.usable_device(options.device)
+    noise, generator, texture = drawn_head.generators(options.seed, options.noise_number)
+    device = usable_device(options.device)
     header.check_grid(run.header, run.path.name)
     tell("reading all volumes")
     total = RunMean(run)
@@ -81,15 +85,16 @@ def deidentify_run(
     mean = total.mean() if run.count > 1 else run.mean()
     nifti.check_is_scan(mean, run.path.name)
 
-    model = steps.load_model(weights, device)
+    model = load_model(weights, device)
 
     tell("finding the brain")
-    found = steps.find(mean, brain_mask, options, device, head, header.doubts(run.header))
+    there = head.pose if head else None
+    found = brain_search.find(mean, brain_mask, options, device, there, header.doubts(run.header))
     found.warnings.extend(_moved(run, middles, found.mask))
 
     tell("generating a head")
-    looked = steps.look_at_brain(mean, found, options.region)
-    head = steps.draw(model, found, looked, generator, head)
+    looked = drawn_head.look_at_brain(mean, found, options.region)
+    head = drawn_head.draw(model, found, looked, generator, head)
     paints = paints_for(model, looked.conformed, options.fat_suppressed)
     shares = _shares(model, head, found, looked, run, paints, texture)
     # from here on as files have it, first axis fastest: a third of the time
@@ -107,9 +112,9 @@ def deidentify_run(
             yield _replaced(run, stored, found, colours, shares, depth, again)
 
     clean = metadata.clean_nifti(run) if options.clean_metadata else run
-    account = steps.account(run, found, options, brain_mask is not None, model) | {"volumes": run.count}
+    account = account_of(run, found, options, brain_mask is not None, model) | {"volumes": run.count}
     return DeidentifiedRun(
-        clean.marked(steps.MARK), volumes, mean, found.mask, found.protected, account, account["warnings"], head
+        clean.marked(MARK), volumes, mean, found.mask, found.protected, account, account["warnings"], head
     )
 
 
@@ -131,7 +136,7 @@ def _shares(
     model: HeadModel,
     head: Head,
     found: Found,
-    looked: steps.Brain,
+    looked: drawn_head.Brain,
     run: NiftiRun,
     paints: Tensor,
     texture: torch.Generator,
@@ -173,7 +178,7 @@ def _replaced(
     volume = scan.scaled()
     inside = volume.data.T[found.mask.T]
     finite = np.isfinite(inside)
-    if finite.mean() < 1 - steps.MAX_NOT_FINITE:
+    if finite.mean() < 1 - MAX_NOT_FINITE:
         raise ScanError(f"{1 - finite.mean():.1%} of the brain is NaN or infinite in a volume; repair or drop it")
     unit = canonical.brain_unit(volume, found.mask)
     profile = brain_profile(np.nan_to_num(unit.rescale(inside), nan=0, posinf=0, neginf=0), depth)

@@ -35,7 +35,7 @@ from cpmae.shared_mask import FoundBrain, given_mask, lender
 from cpmae.subject_key import seed_of
 
 if TYPE_CHECKING:
-    from cpmae import steps
+    from cpmae.drawn_head import Head
     from cpmae.models.head import HeadModel
 
 _OURS = re.compile(r"study-\d{2,}/series-\d{3,}/\d{4,}\.dcm")  # names of the files of a result
@@ -91,7 +91,7 @@ class _Head(FoundBrain):
     """A brain of a frame of reference and the head around it, for all its series."""
 
     is_own: bool  # found in its own series, or given
-    drawn: "steps.Head"
+    drawn: "Head"
     images: _Images | None  # if picture or mask are asked for
 
 
@@ -111,7 +111,7 @@ class _Run:
     volumes: int = 0  # handled so far
     patients: dict[str, int] = field(default_factory=dict)  # numbered as they come
     heads: dict[tuple[str, str], list[_Head]] = field(default_factory=dict)  # of each world, the T1w's first
-    drawn: dict[str, "steps.Head"] = field(default_factory=dict)  # the first of each patient
+    drawn: dict[str, "Head"] = field(default_factory=dict)  # the first of each patient
     warnings: list[str] = field(default_factory=list)
 
     def seed_of(self, patient: str) -> int:
@@ -343,7 +343,8 @@ def _volume(
     Returns:
         the brain, on this volume's grid; the slices; and the account.
     """
-    from cpmae import pipeline, steps  # and with it torch, after the questions that need neither
+    from cpmae import brain_search, pipeline  # and with it torch, after the questions that need neither
+    from cpmae.models.device import usable_device
 
     header = series.instances[stack.frames[0].instance].header
     values = dicom_pixels.value_range(header)
@@ -352,8 +353,8 @@ def _volume(
     mask, drawn, is_own = _lent(run, series, stack, scan, own, own is None or motion.has_moved(own.middle, middle))
     if mask is None and stack.holes:
         # the pipeline would find the brain too, and keep what is interpolated from around it
-        device = steps.usable_device(run.options.device)
-        mask, _ = steps.search_brain(scan.scaled(), run.options.brain_extractor, device)
+        device = usable_device(run.options.device)
+        mask, _ = brain_search.search_brain(scan.scaled(), run.options.brain_extractor, device)
     if mask is not None:
         scan, mask = dicom_scan.without_holes(scan, mask, stack)
     # another draw for each person, and in all volumes of one the same head and texture under other noise
@@ -383,7 +384,7 @@ def _volume(
 
 def _lent(
     run: _Run, series: Series, stack: Stack, scan: NiftiScan, own: _Head | None, compared: bool
-) -> "tuple[NDArray[np.bool_] | None, steps.Head | None, bool]":
+) -> "tuple[NDArray[np.bool_] | None, Head | None, bool]":
     """The mask and the head that a volume gets from its series, its world or the user, as far as there are any.
 
     Args:

@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae.brain import MaskLike, check_given_mask
-from cpmae.compare import correlation, equal_voxels, is_changed, most_common, places, same_header, share
+from cpmae.compare import correlation, equal_voxels, is_changed, places, same_header, share
 from cpmae.detail import surviving_detail
 from cpmae.io import forms
-from cpmae.io.frame import Frame, pair_header
+from cpmae.io.container import Container, pair_header
 from cpmae.io.header import MARK, is_marked
 from cpmae.io.nifti import NiftiScan
 from cpmae.io.run import NiftiRun
 from cpmae.io.source import opened, skip
-from cpmae.metadata import clean_frame
+from cpmae.metadata import clean_container
 from cpmae.verify_run import RunVerification, verify_run
-from cpmae.volume import Volume
+from cpmae.volume import Volume, most_common
 
 _MARKED = re.compile(rb"%s [\w.+-]{1,20}" % MARK.encode())
 
@@ -114,9 +114,9 @@ def _beside_voxels(original: NiftiRun, result: NiftiRun) -> list[str]:
             failures.append(f"the result's header has a text of its own ({field})")
     if result.extensions.strip(b"\0") and result.extensions != original.extensions:
         failures.append("the result's header has an extension of its own")
-    if result.frame and not _frame_known(original.frame, result.frame):
+    if result.container and not _container_known(original.container, result.container):
         failures.append(f"{result.path.name} holds what neither the original nor cpmae put around the voxels")
-    if not (result.frame and result.frame.kind == "mgh"):  # where a footer belongs there
+    if not (result.container and result.container.kind == "mgh"):  # where a footer belongs there
         with opened(result.path) as file:
             skip(file, result.offset + math.prod(result.shape) * result.count * result.stored_dtype.itemsize)
             more = skip(file)
@@ -125,14 +125,14 @@ def _beside_voxels(original: NiftiRun, result: NiftiRun) -> list[str]:
     return failures
 
 
-def _frame_known(original: Frame | None, result: Frame) -> bool:
+def _container_known(original: Container | None, result: Container) -> bool:
     """Whether the bytes around a result's voxels are the original's, cleaned or not, with cpmae's mark or without."""
     if original is None:
         return False
     said = result.after[:-1] if result.kind == "mgh" else pair_header(result.head)["descrip"].item()
     mark = re.search(_MARKED.pattern + rb"\Z", said)
-    known = [original, clean_frame(original)]
-    return result in known or (mark is not None and result in [frame.marked(mark[0].decode()) for frame in known])
+    known = [original, clean_container(original)]
+    return result in known or (mark is not None and result in [one.marked(mark[0].decode()) for one in known])
 
 
 def verify(

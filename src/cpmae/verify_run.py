@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpmae.compare import Places, correlation, equal_voxels, is_changed, most_common, places, same_header, share
+from cpmae.compare import Places, correlation, equal_voxels, is_changed, places, same_header, share
 from cpmae.detail import surviving_detail
 from cpmae.io.run import NiftiRun, RunMean
-from cpmae.volume import Volume, voxel_sizes
+from cpmae.volume import Volume, most_common, voxel_sizes
 
 Shares = tuple[float | None, ...]
 

@@ -56,7 +56,7 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
     Raises:
         ScanError: if one of the folders holds no series, or cannot be read.
     """
-    from cpmae import lending, steps  # and with it torch, which other commands do not wait for
+    from cpmae import brain_search, lending  # and with it torch, which other commands do not wait for
 
     (before, _), (after, foreign) = (dicom.find_series(folder) for folder in (original, result))
     if not after:
@@ -84,7 +84,7 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
             if mask is None and brain_mask and not lent:
                 mask = given_mask(brain_mask, scan)
             elif mask is None:
-                mask = steps.brain_to_compare(scan.scaled(), extractor)
+                mask = brain_search.brain_to_compare(scan.scaled(), extractor)
             scan, mask = dicom_scan.without_holes(scan, mask, stack)
             other, _ = dicom_scan.without_holes(other, mask, stack)
             if own is None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from cpmae import __version__, metadata_json, metadata_tsv
 from cpmae.batch.records import FOLDER
-from cpmae.bids.frames import Grid, agree, grid_of, mask_for, same_grid, write_mask
 from cpmae.bids.plan import Reference, Task
+from cpmae.bids.session_mask import Grid, agree, grid_of, mask_for, same_grid, write_mask
 from cpmae.errors import BrainMaskError, ScanError
 from cpmae.files import deidentify_file, draw_head
 from cpmae.io import bids, forms, sidecar
@@ -27,7 +27,7 @@ from cpmae.volume import Volume
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cpmae.steps import Head
+    from cpmae.drawn_head import Head
 
 
 _UNCHECKED = "nothing in a phase image tells whether the brain mask of another scan fits, see whether it does"
@@ -98,7 +98,7 @@ def deidentify_scan(
 def _mask_of_another(
     task: Task, folder: Path, fits: "Callable[[Volume, NDArray], tuple[bool, str | None]]"
 ) -> tuple[Path | None, str | None, bool, list[str]]:
-    """The brain mask of a scan of the session, on this one's grid, by the rule of `bids.frames`, and whose it is.
+    """The brain mask of a scan of the session, on this one's grid, by the rule of `bids.session_mask`, and whose it is.
 
     It is compared with the image, but not where the two are of one acquisition and grid, as maps are, in which brains
     look strange, and not in phases, in which nobody sees a brain.
@@ -147,7 +147,7 @@ def _head_of_another(task: Task, staging: Path, here: bool, draw: "Callable[...,
     """
     if task.head is None:
         return None
-    from cpmae.steps import load_head
+    from cpmae.drawn_head import load_head
 
     kept = _kept_head(task, staging)
     if kept.is_file():
@@ -167,7 +167,7 @@ def _kept_head(task: Task, staging: Path) -> Path:
 
 def _keep_head(head: "Head", place: Path) -> None:
     """Whole or not at all; others may draw the same head at the same time."""
-    from cpmae.steps import save_head
+    from cpmae.drawn_head import save_head
 
     begun = place.with_name(f"head-{secrets.token_hex(8)}.npz")
     save_head(begun, head)

@@ -15,8 +15,8 @@ from cpmae.evaluation.commands import content_of, files_of_command, parse_comman
 from cpmae.evaluation.facemask import face_mask
 from cpmae.evaluation.identities import Head
 from cpmae.extras import package_folder, require
+from cpmae.models.checkpoint import load_model
 from cpmae.options import DRAWING
-from cpmae.steps import load_model
 from cpmae.volume import Volume
 
 METHODS = ("ORIGINAL", "BLACK", "QUICKSHEAR", "DEFACE", "FACE MASK", "AFNI REFACE", "CP-MAE")

@@ -16,7 +16,7 @@ from cpmae.evaluation.population import Scan
 from cpmae.evaluation.results import Results
 from cpmae.evaluation.work import Cache
 from cpmae.io.output import make_folder
-from cpmae.steps import load_model
+from cpmae.models.checkpoint import load_model
 
 Tell = Callable[[str], None]
 QUICK_IDENTITIES = 8
@@ -192,7 +192,8 @@ def run_sensitivity(
     names = attackers.known(SENSITIVITY_ATTACKERS if attacker_names is None else attacker_names)
     if "SQN adaptive" in names:
         raise SettingsError("SQN adaptive learns from one method's results, not from conditions; leave it out")
-    chosen, skipped = segmenters.resolve(segmenter_names or QUICK_SEGMENTERS, (), meshnets)
+    segmenter_names = QUICK_SEGMENTERS if segmenter_names is None else segmenter_names
+    chosen, skipped = segmenters.resolve(segmenter_names, (), meshnets)
     wanted = [f for f in perturb.FACTORS if factors is None or any(part.lower() in f.lower() for part in factors)]
     if not wanted:
         raise SettingsError(f"no factor is named {factors}, choose among {', '.join(perturb.FACTORS)}")

@@ -23,8 +23,8 @@ from cpmae.evaluation.population import Scan
 from cpmae.evaluation.results import Results
 from cpmae.evaluation.segmenters import Segmenter
 from cpmae.evaluation.work import Arrays, Cache, Failure, run_all
+from cpmae.models.checkpoint import load_model
 from cpmae.options import DRAWING
-from cpmae.steps import load_model
 from cpmae.volume import Volume, voxel_volume_ml
 
 REFUSED = "refused"

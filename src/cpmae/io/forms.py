@@ -83,16 +83,16 @@ def writers(output: Path, run: NiftiRun, volumes: Iterable[NDArray]) -> list[tup
     """
     if _is(output, SUFFIXES):
         return [(output, lambda path: write_run(path, run, volumes))]
-    frame = run.frame
-    if frame is None or _is(output, pair.SUFFIXES) != (frame.kind != "mgh"):
+    container = run.container
+    if container is None or _is(output, pair.SUFFIXES) != (container.kind != "mgh"):
         raise OutputError(f"{output.name} is of another form than {run.path.name}, choose .nii or .nii.gz")
     voxels = run.voxels_to_bytes(volumes)
-    if frame.kind == "mgh":
-        return [(output, lambda path: write_pieces(path, chain([frame.head], voxels, [frame.after])))]
+    if container.kind == "mgh":
+        return [(output, lambda path: write_pieces(path, chain([container.head], voxels, [container.after])))]
     header, image = pair.pair_paths(output)
     return [
-        (image, lambda path: write_pieces(path, chain([frame.before], voxels))),
-        (header, lambda path: write_pieces(path, [frame.head])),
+        (image, lambda path: write_pieces(path, chain([container.before], voxels))),
+        (header, lambda path: write_pieces(path, [container.head])),
     ]
 
 

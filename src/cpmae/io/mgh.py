@@ -9,14 +9,14 @@ import nibabel as nib
 import numpy as np
 
 from cpmae.errors import ScanError
-from cpmae.io.frame import MGH_FOOTER_BYTES, MGH_HEAD_BYTES, Frame
+from cpmae.io.container import MGH_FOOTER_BYTES, MGH_HEAD_BYTES, Container
 from cpmae.io.run import NiftiRun, check_length, run_of
 from cpmae.io.source import opened, skip
 
 SUFFIXES = (".mgz", ".mgh")
 
 
-def open_mgh(path: Path, checked: bool = True) -> NiftiRun:
+def open_mgh(path: Path, checked: bool) -> NiftiRun:
     """Open an .mgh or .mgz file. Its `header` is what a NIfTI file would have.
 
     Raises:
@@ -39,7 +39,7 @@ def open_mgh(path: Path, checked: bool = True) -> NiftiRun:
         after = file.read()
     if len(after) >= MGH_FOOTER_BYTES and run.count > 1:
         run.header["pixdim"][4] = np.frombuffer(after, ">f4", 1)[0] / 1000  # from milliseconds
-    return replace(run, frame=Frame("mgh", head, after=after))
+    return replace(run, container=Container("mgh", head, after=after))
 
 
 def _as_nifti(own: Any, name: str) -> Any:

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 
 from cpmae.errors import ScanError
-from cpmae.io.frame import Frame, pair_header
+from cpmae.io.container import Container, pair_header
 from cpmae.io.run import NiftiRun, check_length, run_of
 from cpmae.io.source import opened, read_up_to
 
@@ -29,7 +29,7 @@ def pair_paths(path: Path) -> tuple[Path, Path]:
     return path.with_name(stem + names[0] + rest), path.with_name(stem + names[1] + rest)
 
 
-def open_pair(path: Path, checked: bool = True) -> NiftiRun:
+def open_pair(path: Path, checked: bool) -> NiftiRun:
     """Open a pair; `path` is either of its files. Its `header` is what a single NIfTI file would have.
 
     Raises:
@@ -58,7 +58,7 @@ def open_pair(path: Path, checked: bool = True) -> NiftiRun:
     with opened(image_path) as file:
         before = bytes(read_up_to(file, offset))
     check_length(run)
-    return replace(run, frame=Frame(kind, head, before))  # type: ignore[arg-type]
+    return replace(run, container=Container(kind, head, before))  # type: ignore[arg-type]
 
 
 def _image_offset(own: Any, name: str) -> int:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cpmae.errors import ScanError
 from cpmae.io import header as headers
-from cpmae.io.frame import Frame
+from cpmae.io.container import Container
 from cpmae.io.nifti import NiftiScan, check_name, voxel_bytes
 from cpmae.io.output import check_output, write_pieces
 from cpmae.io.source import GZIPPED, opened, read_up_to, skip
@@ -37,8 +37,8 @@ class NiftiRun:
         affine: (4, 4) float64, voxel to world, mm, RAS+.
         header: nibabel NIfTI-1 or NIfTI-2 header of the whole file, with the file's own bytes and byte order.
         extensions: the file's bytes between header and voxels.
-        frame: where the file is no single NIfTI file, its own bytes around the voxels; `header` then is a NIfTI header
-            that says the same.
+        container: where the file is no single NIfTI file, its own bytes around the voxels; `header` then is a NIfTI
+            header that says the same.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class NiftiRun:
     affine: NDArray[np.float64]
     header: nib.Nifti1Header
     extensions: bytes = bytes(4)
-    frame: Frame | None = None
+    container: Container | None = None
 
     @property
     def dtype(self) -> np.dtype:
@@ -123,8 +123,8 @@ class NiftiRun:
 
     def marked(self, text: str) -> "NiftiRun":
         """The same run with `text` as its description (`descrip`, cut to 79 ASCII characters)."""
-        frame = self.frame and self.frame.marked(text)
-        return replace(self, header=headers.marked(self.header, text), frame=frame)
+        container = self.container and self.container.marked(text)
+        return replace(self, header=headers.marked(self.header, text), container=container)
 
     def to_bytes(self, volumes: Iterable[NDArray]) -> Iterator[bytes]:
         """An uncompressed file with this run's header and other numbers, in pieces.

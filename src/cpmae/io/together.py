@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from cpmae.errors import OutputError
 from cpmae.io.output import SUFFIXES, check_output
+from cpmae.leased import unfinished_folder
 
 Writer = Callable[[Path], object]
 
@@ -58,8 +59,9 @@ def write_together(
 ) -> None:
     """Call each writer with a name in a private folder; when all have ended well, move all in place.
 
-    The private folder lies in `staging`, on the file system of the targets, or beside each target if that is None, as
-    those of `late` files always do.
+    The private folder lies in `staging`, on the file system of the targets. If that is None it lies beside each target,
+    as those of `late` files always do, and what is left there by a process that is killed goes when another one writes
+    there: it may hold a picture of an original's face.
 
     A full disk, an error or an interrupt while anything is written leaves no file at all. The moves come last, in the
     given order: put the file whose presence says that all went well at the end. An existing target is replaced, or, if
@@ -71,9 +73,16 @@ def write_together(
     """
     with ExitStack() as stack:
         staged = []
+        leased: dict[Path, Path] = {}  # private folders beside targets, by the folder that they are in
         for target, write, private in [*((*f, staging) for f in files), *((*f, None) for f in late)]:
+            if private is None:
+                parent = target.parent.resolve()
+                if parent not in leased:
+                    leased[parent] = stack.enter_context(unfinished_folder(target.parent))
+                private = leased[parent]
             with _errors_named(target):
-                folder = stack.enter_context(TemporaryDirectory(prefix=".cpmae-", dir=private or target.parent))
+                # a folder for each file, since targets of one name may share `private`, which holds a lease too
+                folder = stack.enter_context(TemporaryDirectory(prefix="file-", dir=private))
                 place = Path(folder) / target.name
                 write(place)
                 staged.append((place, target))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import zlib
 from dataclasses import asdict
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -81,6 +82,20 @@ def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> 
     model.sha256, model.trained_on = about["sha256"], about.get("trained_on", "")
     model = model.float().eval().requires_grad_(False)
     return model.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+
+def load_model(weights: str | Path | HeadModel | None, device: str) -> HeadModel:
+    """A weight file's model, the package's own if None; a model as it is. The last one is kept while its file stays."""
+    if isinstance(weights, HeadModel):
+        return weights
+    path = Path(weights) if weights else None
+    seen = path.stat() if path and path.is_file() else None
+    return _loaded(path, (seen.st_mtime_ns, seen.st_size) if seen else None, device)
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path | None, changed: tuple[int, int] | None, device: str) -> HeadModel:
+    return load(path, device)
 
 
 def _packed(values: Tensor) -> Tensor:

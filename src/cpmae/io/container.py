@@ -18,7 +18,7 @@ _MGH_COMMAND_TAG = 3  # a line of text each
 
 
 @dataclass(frozen=True)
-class Frame:
+class Container:
     """A file's own bytes around its voxels.
 
     Attributes:
@@ -33,7 +33,7 @@ class Frame:
     before: bytes = b""
     after: bytes = b""
 
-    def marked(self, text: str) -> "Frame":
+    def marked(self, text: str) -> "Container":
         """The same with `text` as the description; an MGH file gets it as a line of its command history."""
         if self.kind == "mgh":
             line = text.encode("ascii", "replace") + b"\0"
@@ -41,8 +41,8 @@ class Frame:
             return replace(self, after=self.after.ljust(MGH_FOOTER_BYTES, b"\0") + tag)
         return self.with_header(headers.marked(pair_header(self.head), text))
 
-    def with_header(self, header: nib.analyze.AnalyzeHeader) -> "Frame":
-        """A pair's frame with another header of the same kind; what follows it in the .hdr file stays."""
+    def with_header(self, header: nib.analyze.AnalyzeHeader) -> "Container":
+        """A pair's container with another header of the same kind; what follows it in the .hdr file stays."""
         return replace(self, head=header.binaryblock + self.head[len(header.binaryblock) :])
 
 

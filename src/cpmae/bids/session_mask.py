@@ -1,4 +1,4 @@
-"""When one scan's brain mask is another's: the rule, and the mask on the other's grid.
+"""When a scan has the brain mask of another one of its session: the rule, and the mask on its grid.
 
 A mask is taken over from a scan of the same session if
 - the two have the same grid (shape, and corners within 0.1 mm), or
