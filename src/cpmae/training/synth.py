@@ -23,6 +23,7 @@ from cpmae.training import anatomy
 from cpmae.training.contrast import draw_contrast
 
 _SHEET = 0.12  # half the thickness of a sheet of fat, in standard deviations of its field
+_SKIN_MOTTLE = 0.4  # of what skin has deeper down: more would roughen faces
 _SUBCUTANEOUS = 0.5  # share of fat in the soft tissue under the skin
 
 
@@ -107,7 +108,9 @@ def _texture(tissue: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor
     x, y, z = tissue.shape
     sheets, gaps, under_skin, mottle = fields[:, :x, :y, :z]
     fat = sheets.mul_(1 / _SHEET).square_().neg_().exp_().mul_(gaps).add_(under_skin)
-    return fat * (tissue != TISSUES.index("skin")), mottle
+    in_skin = tissue == TISSUES.index("skin")
+    fat = torch.where(in_skin, 0, fat)
+    return fat, mottle * torch.where(in_skin, _SKIN_MOTTLE, 1 - fat)
 
 
 def _blur(volume: Tensor, sd: float) -> Tensor:
