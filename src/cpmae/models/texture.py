@@ -67,8 +67,8 @@ def texture(atlas: Atlas, generator: torch.Generator, step: int = 1) -> tuple[Te
         step: 1, or 2 for the fields at half resolution.
 
     Returns:
-        both (X / step, Y / step, Z / step) float32: fat 0 to 1; mottle within `_MOTTLE_LIMIT`, mean 0, sd about 1,
-        and mean -0.5 in skin and soft tissue, whose connective tissue is dark.
+        both (X / step, Y / step, Z / step) float32: fat 0 to 1; mottle within `_MOTTLE_LIMIT`, 0 at surfaces,
+        mean 0 and sd 0.4 to 0.7 in most tissues, -0.5 and 0.9 in fat, whose connective tissue is dark.
     """
     x, y, z = (n // _HALF_MM for n in atlas.tissue.shape)
 
