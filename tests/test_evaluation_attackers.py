@@ -80,6 +80,27 @@ def test_the_face_attacker_looks_at_the_face_alone() -> None:
     assert attackers.simple_scores("surface", [other], [one])[0, 0] < -5
 
 
+@pytest.mark.parametrize("follows", [True, False])
+def test_what_brains_tell_of_heads_is_learnt_from_other_people(follows: bool) -> None:
+    rng = np.random.default_rng(5)
+    shapes = rng.normal(size=(100, 8))
+    brains = shapes @ rng.normal(size=(8, 64)) + rng.normal(0, 0.1, (100, 64))
+    of = shapes if follows else rng.normal(size=(100, 8))
+    depths = (100 + of @ rng.normal(size=(8, 500)) + rng.normal(0, 1, (100, 500))).astype(np.float32)
+    gallery: list[Arrays] = [{"brain": b, "depth": d} for b, d in zip(brains, depths, strict=True)]
+    probes: list[Arrays] = [{"brain": b} for b in brains[:97]]  # the very brains that the gallery has: none is to help
+    told = recognise(attackers.simple_scores("brain to head", probes, gallery))
+    if follows:
+        assert told.rank1 > 0.7 and told.auc > 0.95
+    else:
+        assert told.rank1_ci[0] <= told.chance and 0.4 < told.auc < 0.6
+
+
+def test_two_people_are_too_few_to_learn_what_brains_tell() -> None:
+    gallery = [h | {"brain": h["outside"]} for h in heads(2, 0)]
+    assert recognise(attackers.simple_scores("brain to head", gallery, gallery)).rank1 == 0.5
+
+
 def pictures(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """People as blobs at places of their own, seen twice with noise."""
     rng = np.random.default_rng(seed)

@@ -24,7 +24,7 @@ from cpmae.models.mae import MAEConfig
 from cpmae.models.paint import paint_atlas, paint_labels, shares
 from cpmae.models.precision import fast_autocast, full_precision
 from cpmae.models.quantizer import FiniteScalarQuantizer
-from cpmae.models.texture import texture
+from cpmae.models.texture import _below_air, texture
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 from cpmae.models.vqvae import COARSE, FINE, VQVAEConfig, code_shape
 
@@ -136,6 +136,17 @@ def test_paint_follows_tissues_and_texture() -> None:
     torch.testing.assert_close(painted[tissue == TISSUES.index("csf")], csf.expand(int((tissue == 1).sum())))
     flat = paint_labels(tissue, paints, torch.ones_like(fat), torch.zeros_like(mottle))
     torch.testing.assert_close(flat[fatty], paints[PAINTS.index("fat")].expand(int(fatty.sum())))
+
+
+def test_what_all_heads_share_is_made_once(model: HeadModel) -> None:
+    texture(model.atlas, torch.Generator().manual_seed(0))
+    before = _below_air.cache_info()
+    texture(model.atlas, torch.Generator().manual_seed(1))
+    assert _below_air.cache_info().misses == before.misses
+    other = HeadModel(model.config)
+    assert not other.atlas.tissue.any()
+    other.set_atlas(model.atlas)
+    assert torch.equal(other.atlas.tissue, model.atlas.tissue)
 
 
 @pytest.mark.parametrize("step", [1, 2])

@@ -27,6 +27,7 @@ ATTACKERS = {
     "surface": "distance of the head's surfaces",
     "face": "distance of the faces' surfaces alone, which a brain tells least of",
     "brain": "no attack on a method: what the kept brain's shape tells by itself",
+    "brain to head": "no attack on a method: which head the kept brain's shape makes likely",
 }
 PICTURES_VERSION = 2  # of what networks learn from; another number and they learn again
 _VOLUME = {
@@ -34,6 +35,7 @@ _VOLUME = {
     "surface": attack_volume.surface_closeness,
     "face": attack_volume.face_closeness,
     "brain": attack_volume.brain_correlations,
+    "brain to head": attack_volume.surfaces_told_by_brain,
 }
 
 
@@ -74,7 +76,7 @@ def known(names: Sequence[str] | None) -> list[str]:
 
 
 def simple_scores(attacker: str, probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> NDArray:
-    """Scores of an attacker that learns nothing from pictures: "volume", "surface", "face" or "brain"."""
+    """Scores of an attacker that needs no pictures: "volume", "surface", "face", "brain" or "brain to head"."""
     return _VOLUME[attacker](probes, gallery)
 
 

@@ -6,6 +6,7 @@ Everything that needs PyTorch weights stands behind this class, so that another 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -54,9 +55,9 @@ class HeadModel(nn.Module):
         self.register_buffer("known_faces", torch.zeros(config.known_faces))
         del self.brain.decoder, self.brain.from_code  # d1 serves training alone
 
-    @property
+    @cached_property
     def atlas(self) -> Atlas:
-        """The head that d2's fields lead to, GRID_SHAPE, on the CPU."""
+        """The head that d2's fields lead to, GRID_SHAPE, on the CPU; the same tensors each time, for caches."""
         halves = (self.half_tissue.cpu(), self.half_solid.cpu())
         return Atlas(*(torch.cat([half, half.flip(0)]) for half in halves))
 
@@ -64,6 +65,7 @@ class HeadModel(nn.Module):
         """Keep one half of an atlas of GRID_SHAPE that is symmetric."""
         self.half_tissue.copy_(atlas.tissue[: len(self.half_tissue)])
         self.half_solid.copy_(atlas.solid[: len(self.half_solid)])
+        self.__dict__.pop("atlas", None)
 
     @property
     def device(self) -> torch.device:
