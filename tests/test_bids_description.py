@@ -58,6 +58,67 @@ def test_references_lead_to_no_private_place(tmp_path: Path) -> None:
     assert described(tmp_path, {"ReferencesAndLinks": public + private})["ReferencesAndLinks"] == public
 
 
+REFERENCES = [
+    ("see /data/doe_jane/scans", False),
+    ("(/data/doe_jane)", False),
+    ("see ~jane/scans", False),
+    ("see ../jane/scans", False),
+    (r"on \\server\share", False),
+    (r"on D:\jane", False),
+    ("on //server/share", False),
+    ("nas01:/home/jane", False),
+    ("jane@nas01:scans", False),
+    ("mailto:jane", False),
+    ("ask jane.doe@example.org", False),
+    ("ssh://nas01/x", False),
+    ("sftp:nas01", False),
+    (r"data\jane\scans", False),
+    ("https://example.org/a?token=1f3c", False),
+    ("https://example.org/a?id=7&X-Amz-Signature=1f3c", False),
+    ("https://example.org/a#access_token=1f3c", False),
+    ("https://example.org/a https://example.org/b?api_key=1f3c", False),
+    ("https://example.org/a and /home/jane", False),
+    ("https://example.org/a?id=7&page=2", True),
+    ("https://example.org/a?author=doe&keywords=mri", True),
+    ("https://medium.com/@who/what", True),
+    ("doi:10.1016/j.neuroimage.2020.1", True),
+    ("arXiv:2001.00001, pages 1-7; and/or Doe, J. & Roe, R. (2020), T1/T2 at 3 T: a title", True),
+    ("PMID: 1234567, bids::sub-01, github.com/who/what", True),
+    ('"<https://example.org/a>", in French', True),
+    ("https://example.org/a https://example.org/a/b", True),
+    ("Supplementary file: ~3 T, ~ten subjects", True),
+]
+
+
+@pytest.mark.parametrize(("text", "stays"), REFERENCES)
+@pytest.mark.parametrize("alone", [True, False], ids=["text", "list"])
+def test_references_are_prose_with_public_addresses(tmp_path: Path, text: str, stays: bool, alone: bool) -> None:
+    found = described(tmp_path, {"ReferencesAndLinks": text if alone else ["Doe 2020", text]})["ReferencesAndLinks"]
+    assert found == [*([] if alone else ["Doe 2020"]), *([text] if stays else [])]
+
+
+@pytest.mark.parametrize("value", [{"file:///mnt/jane": 1}, 7, None])
+def test_references_that_are_none_go(tmp_path: Path, value: Any) -> None:
+    assert described(tmp_path, {"ReferencesAndLinks": value})["ReferencesAndLinks"] == []
+
+
+def test_a_text_that_somebody_changed_is_written_again_and_no_other(tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    bids_data.text(root / "dataset_description.json", {"Name": "Half \ud800, two\rlines", "BIDSVersion": "1.10.0"})
+    (out / "staging").mkdir(parents=True)
+
+    def again() -> dict[str, tuple[int, bytes]]:
+        dataset.describe(bids.Dataset(root, (), {}, ()), out, Settings(), out / "staging")
+        return {path.name: (path.stat().st_ino, path.read_bytes()) for path in out.iterdir() if path.is_file()}
+
+    first = again()
+    assert b"Half ?, two\rlines" in first["README"][1] and again() == first
+    (out / "README").write_bytes("Universität".encode("latin-1"))
+    second = again()
+    assert second["README"][1] == first["README"][1]
+    assert {**second, "README": first["README"]} == first
+
+
 DOIS = [
     ("doi:10.18112/openneuro.ds000001.v1.0.0", "https://doi.org/10.18112/openneuro.ds000001.v1.0.0"),
     ("10.5281/zenodo.1", "https://doi.org/10.5281/zenodo.1"),

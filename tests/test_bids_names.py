@@ -11,6 +11,7 @@ import pytest
 from conftest import refused_to_nobody
 
 from cpmae.bids import plan
+from cpmae.bids.dataset import dated_labels
 from cpmae.bids.session_mask import Grid, mask_for, same_frame
 from cpmae.errors import ScanError
 from cpmae.io import bids
@@ -114,6 +115,19 @@ def test_masks_and_results_never_share_a_name() -> None:
     masks = [plan.mask_path(scan, "derivative") for scan in scans]
     names = masks + [plan.derivative(scan) for scan in scans]
     assert len(set(names)) == len(names) and len(names) > 400
+
+
+DATED = ["20230405", "05042023", "04052023", "230405", "050423", "2023Apr05", "05Apr2023", "w20191231", "202304051011"]
+DATED += ["140270JD"]
+PLAIN = ["01", "pre", "123456", "20301399", "baseline", "b1000", "2p5mm", "999999", "1", "4471234", "MPRAGE20"]
+
+
+@pytest.mark.parametrize("label", DATED + PLAIN)
+@pytest.mark.parametrize("entity", ["sub", "ses"])
+def test_labels_that_may_be_days_are_told_of(entity: str, label: str) -> None:
+    name = f"sub-{label}_T1w.nii" if entity == "sub" else f"sub-x_ses-{label}_T1w.nii"
+    scans = [bids.Scan(PurePosixPath(name), bids.parse(name), "anat")]  # type: ignore[arg-type]
+    assert dated_labels(scans) == ([f"{entity}-{label}"] if label in DATED else [])
 
 
 def test_folders_behind_links_are_looked_through(tmp_path: Path) -> None:

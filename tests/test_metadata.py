@@ -2,11 +2,13 @@
 
 import nibabel as nib
 import numpy as np
+import phantom
 import pytest
 from numpy.typing import NDArray
 
 from cpmae import metadata
 from cpmae.io import nifti
+from cpmae.io.container import Container
 
 NAME = b"Doe^Jane"
 AFFINE = np.diag([1.5, 1.0, 1.0, 1.0])
@@ -47,3 +49,43 @@ def test_no_planted_name_survives_and_the_image_is_the_same(kind: type, order: s
         assert np.array_equal(found.header[field], scan.header[field], equal_nan=field == "scl_slope"), field
     assert np.array_equal(kind.from_bytes(clean).dataobj, scan.stored)  # and nibabel reads it
     assert b"Doe" in bytes(scan.header["descrip"])  # the original is not touched
+
+
+SPARE = {"intent_p1": 19700214, "intent_p2": 447123, "intent_p3": 34}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("code", "stays"), [(0, False), (3, True)])  # 3 is a t test, with its degrees of freedom
+def test_numbers_of_no_intent_go(code: int, stays: bool, order: str) -> None:
+    stored: NDArray = np.zeros((20, 21, 22), np.int16)
+    raw = phantom.nifti_bytes_of(stored, AFFINE, order=order, intent_code=code, **SPARE)
+    found = metadata.clean_nifti(nifti.parse(raw, "a.nii")).header
+    assert [found[field] for field in SPARE] == ([*SPARE.values()] if stays else [0, 0, 0])
+
+
+@pytest.mark.parametrize(("offset", "stays"), [(0, True), (8.5, True), (-4, True), (37932.25, False), (np.nan, False)])
+def test_a_time_of_the_day_is_no_start_of_a_run(offset: float, stays: bool) -> None:
+    stored: NDArray = np.zeros((20, 21, 22), np.int16)
+    raw = phantom.nifti_bytes_of(stored, AFFINE, toffset=offset)
+    assert metadata.clean_nifti(nifti.parse(raw, "a.nii")).header["toffset"] == (offset if stays else 0)
+
+
+FOOTERS = [
+    ([2000, 0.1, 3, 4, 256], [2000, 0.1, 3, 4, 256]),
+    ([0, 0, 0, -1, 0], [0, 0, 0, -1, 0]),
+    ([np.nan, 0.1, np.inf, 1e9, 3e4], [0, 0.1, 0, 0, 0]),
+    ([2000, 90, 3], [2000, 0, 3]),  # degrees are more than a turn; a short footer
+]
+
+
+@pytest.mark.parametrize(("numbers", "expected"), FOOTERS)
+def test_the_footer_of_an_mgh_file_holds_times_and_an_angle(numbers: list[float], expected: list[float]) -> None:
+    after = np.array(numbers, ">f4").tobytes()
+    found = metadata.clean_container(Container("mgh", bytes(284), after=after)).after
+    assert found == np.array(expected, ">f4").tobytes()
+
+
+@pytest.mark.parametrize("text", [b"doe^jane 14.02.1970 ", b"MRN-0042 janejanejan", b"jane^do"])
+def test_the_footer_of_an_mgh_file_holds_no_text(text: bytes) -> None:
+    found = metadata.clean_container(Container("mgh", bytes(284), after=text + b"tags")).after
+    assert len(found) == min(20, len(text) + 4) and not any(part in found for part in (b"jane", b"1970", b"0042"))

@@ -202,6 +202,15 @@ def test_short_names_and_names_among_codes_go_and_terms_stay(tmp_path: Path) -> 
 
 
 KEPT = [  # texts and code strings of makers and of the standard
+    *(("SequenceName", text) for text in ("*spcir_242ns", "epfid2d1_64", "FSPGR_BW31", "*ep_b1000#1")),
+    *(
+        ("ManufacturerModelName", text)
+        for text in ("Achieva dStream", "Prisma_fit", "DISCOVERY MR750w", "SIGNA PET/MR")
+    ),
+    *(("SoftwareVersions", text) for text in ("syngo MR E11", "5.3.1.2", "VE11C", "11.1")),
+    ("SoftwareVersions", ["27", "LX", "MR Software release:DV26.0_R03_1831.b"]),
+    *(("Manufacturer", text) for text in ("SIEMENS", "Philips Medical Systems", "GE MEDICAL SYSTEMS")),
+    ("ReceiveCoilName", "HC1-7;NC1"),
     ("SoftwareVersions", "syngo MR XA30"),
     ("SoftwareVersions", "syngo MR 20.1"),
     ("SoftwareVersions", "syngo MR 2004V 4VB11D"),
@@ -257,6 +266,7 @@ GONE = [  # and what becomes of it
 def with_value(keyword: str, value: object) -> Dataset:
     return header(
         **{"StudyID": "ST4711", "InstitutionalDepartmentName": "Dep Neuro Xyz", "InstitutionName": "Sankt Anna"},
+        **{"OperatorsName": "Mary^Phil^Gina^Otto^Lane", "InstitutionAddress": "Rue 12, 1000 Brussels"},
         **{keyword: value},
     )
 
@@ -296,7 +306,131 @@ def test_what_integers_mean_stays_however_large_it_is() -> None:
     assert (data.RescaleSlope, data.RescaleIntercept) == (2e7, -5e7)
     (found,) = data.RealWorldValueMappingSequence
     assert (found.RealWorldValueSlope, found.RealWorldValueIntercept) == (3e7, -4e8)
-    assert found.DoubleFloatRealWorldValueLastValueMapped == 1e9
+    assert found.DoubleFloatRealWorldValueLastValueMapped == 4095  # of 12 bits
+
+
+EXTREMES = {
+    **{"SmallestValidPixelValue": ("US", 3), "LargestValidPixelValue": ("US", 3011)},
+    **{"LargestMonochromePixelValue": ("US", 3011), "UpperLowerPixelValues": ("IS", [3011, 3])},
+    **{"MinimumStoredValueMapped": ("FD", 3.0), "MaximumStoredValueMapped": ("FD", 3011.0)},
+    **{"GrayLookupTableDescriptor": ("US", [256, 0, 16]), "GrayLookupTableData": ("US", [3011] * 9)},
+}
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["basic", "keep"])
+def test_no_further_value_of_all_voxels_stays(clean: bool) -> None:
+    data, inner = header(), Dataset()
+    for where in (data, inner):
+        for keyword, (vr, value) in EXTREMES.items():
+            where.add_new(keyword, vr, value)
+    data.MREchoSequence = Sequence([inner])
+    colours = Dataset()
+    colours.add_new("MaximumStoredValueMapped", "FD", 3011.0)
+    data.StoredValueColorRangeSequence = Sequence([colours])
+    assert len(pictures_of(data)) == 2 * len(EXTREMES) + 3
+    deidentify_header(data, Identity(clean), "a")
+    assert pictures_of(data) == []
+    assert not [e for e in data.iterall() if e.keyword in EXTREMES or "3011" in str(e.value)]
+
+
+def mapped(first: int, last: int, vr: str = "US", **values: object) -> Dataset:
+    mapping = item(RealWorldValueSlope=2.0, RealWorldValueIntercept=0.0, **values)
+    mapping.add_new("RealWorldValueFirstValueMapped", vr, first)
+    mapping.add_new("RealWorldValueLastValueMapped", vr, last)
+    return mapping
+
+
+def ends(data: Dataset) -> list[tuple[int, int]]:
+    items = data.RealWorldValueMappingSequence
+    return [(i.RealWorldValueFirstValueMapped, i.RealWorldValueLastValueMapped) for i in items]
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["basic", "keep"])
+@pytest.mark.parametrize(
+    ("bits", "signed", "vr", "expected"),
+    [
+        (12, 0, "US", (0, 4095)),
+        (16, 0, "US", (0, 65535)),
+        (16, 1, "SS", (-32768, 32767)),
+        (12, 1, "US or SS", (-2048, 2047)),
+        (32, 0, "US", (0, 65535)),
+    ],
+)
+def test_real_world_values_are_for_all_that_can_be_stored(
+    bits: int, signed: int, vr: str, expected: tuple[int, int], clean: bool
+) -> None:
+    data = header()
+    data.BitsStored, data.PixelRepresentation = bits, signed
+    data.RealWorldValueMappingSequence = Sequence([mapped(3, 3011, vr)])
+    data.MREchoSequence = Sequence([item(RealWorldValueMappingSequence=Sequence([mapped(5, 2999, vr)]))])
+    deidentify_header(data, Identity(clean), "a")
+    again = pydicom.dcmread(BytesIO(written(data)))
+    assert ends(again) == ends(again.MREchoSequence[0]) == [expected]
+
+
+def test_maps_that_follow_one_another_meet_where_they_did_and_tables_stay_as_long_as_they_are() -> None:
+    table = mapped(1, 3500, RealWorldValueLUTData=[0.5] * 3500)
+    data = header(RealWorldValueMappingSequence=Sequence([mapped(3, 1000), mapped(1001, 3011), table]))
+    deidentify_header(data, Identity(), "a")
+    assert ends(data) == [(0, 1000), (1001, 4095), (1, 3500)]
+    assert len(data.RealWorldValueMappingSequence[2].RealWorldValueLUTData) == 3500
+
+
+LONG = {
+    **{"RWaveTimeVector": "FL", "InversionTimes": "FD", "TableOfXBreakPoints": "UL", "ReferencedPathIndex": "US"},
+    **{"SliceLocationVector": "DS", "TriggerVector": "IS", "VerticesOfTheRegion": "SS", "HistogramData": "UL"},
+}
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["basic", "keep"])
+@pytest.mark.parametrize("keyword", LONG)
+def test_room_for_a_picture_is_not_kept_in_numbers_of_the_standard(keyword: str, clean: bool) -> None:
+    for many, count_of in ((False, 64), (True, 66)):
+        data, inner = header(), Dataset()
+        for where in (data, inner):
+            where.add_new(keyword, LONG[keyword], [7] * count_of)
+        data.MREchoSequence = Sequence([inner])
+        assert len(pictures_of(data)) == 2 + 2 * many  # the window
+        deidentify_header(data, Identity(clean), "a")
+        assert (keyword in data) is (keyword in data.MREchoSequence[0]) is not many
+
+
+def test_bytes_of_the_standard_have_no_room_for_a_picture_where_metadata_is_kept() -> None:
+    data = header()
+    data.add_new("SpectroscopyData", "OF", bytes(4096))
+    data.add_new("ICCProfile", "OB", bytes(4096))  # colours
+    frames = item(ReferencedSOPInstanceUID="1.2.3", ReferencedFrameNumber=list(range(1, 200)))
+    data.ReferencedImageSequence = Sequence([frames])
+    deidentify_header(data, Identity(clean=False), "a")
+    assert "SpectroscopyData" not in data and len(data.ICCProfile) == 4096
+    assert len(data.ReferencedImageSequence[0].ReferencedFrameNumber) == 199
+
+
+def test_bodies_are_for_those_who_ask_for_them() -> None:
+    of_a_body = {"ExaminedBodyThickness": 231.0, "HeartRate": 61, "MeasuredAPDimension": 190.0}
+    plain, asked = header(**of_a_body), header(**of_a_body)
+    deidentify_header(plain, Identity(retain=frozenset({"dates", "device", "uids"})), "a")
+    assert not of_a_body.keys() & set(plain.dir())
+    deidentify_header(asked, Identity(retain=frozenset({"patient"})), "a")
+    assert all(asked[keyword].value == value for keyword, value in of_a_body.items())
+
+
+GLUED = {
+    **{"SequenceName": "mueller_tfl", "PulseSequenceName": "MRN447123", "ManufacturerModelName": "447123 Prisma"},
+    **{"SoftwareVersions": "janemuller", "ReceiveCoilName": "447-123", "TransmitCoilName": "SanktAnnaHaus_32"},
+    **{"MultiCoilElementName": "Muller", "ImageFilter": "J.M\u00fcller", "ConvolutionKernel": "xSN4714711"},
+    **{"DimensionDescriptionLabel": "2025.6.8", "TypeOfFilters": "18062025", "RescaleType": "250618-1012"},
+}
+
+
+def test_names_and_numbers_within_words_go() -> None:
+    who = {"PatientName": "M\u00fcller^Jane", "PatientID": "MRN-447123", "InstitutionName": "Sankt Anna Haus"}
+    data = header(SpecificCharacterSet="ISO_IR 192", DeviceSerialNumber="SN-4714711", **who, **GLUED)
+    data.ImageType = ["ORIGINAL", "PRIMARY", "MULLER_JANE", "JANEMULLER", "MUELLER", "ND"]
+    data.Manufacturer = "Siemens Healthineers"
+    deidentify_header(data, Identity(), "a")
+    assert not GLUED.keys() & set(data.dir())
+    assert data.ImageType == ["DERIVED", "PRIMARY", "", "", "", "ND"] and data.Manufacturer == "Siemens Healthineers"
 
 
 def broken() -> Dataset:

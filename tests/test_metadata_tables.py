@@ -1,5 +1,6 @@
 """Sidecars keep what was acquired and lose who, where and when; tables keep known columns, and nobody is past 89."""
 
+import unicodedata
 from typing import Any
 
 import pytest
@@ -81,6 +82,107 @@ CASES: list[tuple[str, Any, bool]] = [
     ("DeviceSerialNumber", "167024", False),
     ("whatever", 1, False),
 ]
+
+MAKERS = [  # what scanners and converters write, which is neither date nor identifier nor somebody's name
+    *(("SequenceName", text) for text in ("*tfl3d1_16ns", "epfid2d1_64", "*spcir_242ns", "*ep_b1000#1", "%AX_ep2d_se")),
+    *(("PulseSequenceName", text) for text in ("FSPGR_BW31", "ep2d_bold", "*fl3d1r", "EFGRE3D", "epi2_pepolar")),
+    *(("SoftwareVersions", text) for text in ("syngo MR E11", "syngo MR XA30", "syngo MR 2004A 4VA25A", "VE11C")),
+    *(("SoftwareVersions", text) for text in ("5.3.1.2", "5.1.7.2", "11.1", "3.2.1.1", "12.1.10", "uMR_V10-Patch2")),
+    ("SoftwareVersions", r"27\LX\MR Software release:DV26.0_R03_1831.b"),
+    ("SoftwareVersions", r"24\LX\MR Software release:15.0_M4_0910.a"),
+    *(("ReceiveCoilName", text) for text in ("HeadNeck_20", "QUADHEAD", "8HRBRAIN", "RM:Nova32ch", "HNS Head")),
+    *(("CoilString", text) for text in ("HC1-7;NC1", "HE1-4;NE1,2", "HEA;HEP", "C:HEA;HEP")),
+    *(("ManufacturersModelName", text) for text in ("Achieva dStream", "Ingenia Elition X", "Prisma_fit", "uMR 790")),
+    *(("ManufacturersModelName", text) for text in ("DISCOVERY MR750w", "SIGNA PET/MR", "MAGNETOM Terra.X")),
+    *(("Manufacturer", text) for text in ("Siemens Healthineers", "Philips Medical Systems", "GE MEDICAL SYSTEMS")),
+    *(("ImageType", text.split()) for text in ("ORIGINAL PRIMARY M ND NORM DIS2D FM4_1 FIL", "DERIVED PRIMARY M_FFE")),
+    *(("ParallelAcquisitionTechnique", text) for text in ("GRAPPA", "mSENSE", "Compressed SENSE")),
+    *(("TaskName", text) for text in ("restingstate", "nback 2", "balloon analog risk task", "run 1 of 12")),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), MAKERS)
+def test_what_makers_write_is_taken_for_no_date_and_nobodys_name(name: str, value: Any) -> None:
+    who = {
+        "PatientName": "Mary^Phil^Gina^Otto^Lane^Anna^Head^Eric",
+        "PatientID": "MRN-447123",
+        "OperatorsName": "Rene, Nora, Alan, Vera",
+        "InstitutionName": "State Unit",
+        "InstitutionAddress": "1000 Brussels",
+        "StationName": "MRC35131",
+    }
+    assert metadata_json.clean({**who, name: value}) == {name: value}
+
+
+DAYS = [
+    *("2025-6-18", "2025/6/18", "2025.6.8", "2025 6 18", "2025:06:18", "2025_6_8", "2025. 6. 8."),
+    *("2025\u5e746\u670818\u65e5", "2025\ub144 6\uc6d4 18\uc77c", "\uff12\uff10\uff12\uff15\u5e74\uff16\u6708\uff18"),
+    *("05042023", "18062025", "06182025", "w18062025", "180620251011", "2025061810", "20250618101112", "202506181011"),
+    *("18. Juni 2025", "18 juin 2025", "18 de junio", "junio de 2025", "M\u00e4rz 2025", "Ma\u0308rz 2025", "3. Okt."),
+    *("18.6.25", "18.6.2025", "18:06:2025", "18. 6. 2025", "250618-1011", "250618_101112", "2025-W25"),
+    *("20250618T101112", "2 ao\u00fbt"),
+]
+
+
+@pytest.mark.parametrize("text", DAYS)
+def test_days_are_found_in_the_forms_in_which_people_and_machines_write_them(text: str) -> None:
+    fields = {"PulseSequenceName": f"tfl {text}", "CoilString": text, "TaskName": f"rest_{text}"}
+    assert metadata_json.clean(fields) == {}
+    assert metadata_tsv.clean(f"trial_type\ngo {text}\n", "events")[0] == "trial_type\nn/a\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["1.2025.3", "2025", "20252318", "13132025", "2025.13.1", "5.1.72", "19.19.19", "R01_1831"]
+)
+def test_what_can_be_no_day_is_none(text: str) -> None:
+    assert not metadata_json.holds_a_date(text)
+
+
+@pytest.mark.parametrize("text", ["mprage_4471234", "tfl 1718700000", "\uff14\uff14\uff17\uff11\uff12\uff13\uff14"])
+def test_seven_digits_in_a_row_are_an_identifier(text: str) -> None:
+    assert metadata_json.clean({"PulseSequenceName": text, "ImageType": ["M", text]}) == {}
+    assert metadata_json.clean({"PulseSequenceName": "tfl_447123"}) == {"PulseSequenceName": "tfl_447123"}
+
+
+GLUED = [  # who it is, and a text with the same in other letters, without its punctuation, or within another word
+    *(
+        ("M\u00fcller^Jane", text)
+        for text in ("restM\u00fcller", "mueller_tfl", "tfl_muller3", "JANEMULLER", "m_uller")
+    ),
+    *(("MUELLER^A", text) for text in ("restM\u00fcller", "restmuller", "restMu\u0308ller")),
+    *(("Gro\u00df^J\u00f8rgen", text) for text in ("restGROSS", "xJorgenx", "xjoergenx")),
+    *(("Bj\u00f6rk^\u00c5se", text) for text in ("xbjork", "xbjoerk")),
+    *(("Lef\u00e8vre", text) for text in ("restlefevre", "LEFE\u0300VREx")),
+    ("O'Brien", "restobrien"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), GLUED)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_name_is_found_within_words_and_in_other_letters(name: str, text: str, form: str) -> None:
+    who = {"PatientName": unicodedata.normalize(form, name)}
+    assert metadata_json.clean({**who, "PulseSequenceName": text, "ImageType": ["ORIGINAL", text]}) == {}
+    assert metadata_json.clean({"PatientName": "Nobody", "PulseSequenceName": text}) == {"PulseSequenceName": text}
+
+
+@pytest.mark.parametrize("text", ["MRN447123", "447123", "447-123", "tfl4 4 7 1 2 3", "0447123x", "447_123.9"])
+@pytest.mark.parametrize("number", ["MRN-447123", "447-123", "MRN447123"])
+def test_a_number_is_found_without_its_letters_and_punctuation(number: str, text: str) -> None:
+    assert metadata_json.clean({"PatientID": number, "PulseSequenceName": text}) == {}
+
+
+def test_short_numbers_are_found_where_they_stand_alone() -> None:
+    who = {"PatientID": "MRN-0042", "StationName": "MR5312", "InstitutionAddress": "1000 Brussels"}
+    texts = {"CoilString": "x0042y", "PulseSequenceName": "00421", "SoftwareVersions": "5.3.1.2", "TaskName": "b1000"}
+    assert metadata_json.clean({**who, **texts}) == {k: v for k, v in texts.items() if k != "CoilString"}
+
+
+def test_short_names_are_found_as_words_alone() -> None:
+    who = {"PatientName": "Doe^Ada", "InstitutionName": "The Unity Clinic of Brighton", "StationName": "Unity"}
+    texts = {"CoilString": "does", "PulseSequenceName": "adapt", "TaskName": "communityx", "ImageType": "clinical"}
+    assert metadata_json.clean({**who, **texts}) == {k: v for k, v in texts.items() if k != "ImageType"}
+    assert metadata_json.clean({**who, "CoilString": "xBrightonx", "TaskName": "ada"}) == {}
+    assert metadata_json.clean({**who, "OperatorsName": "Unity", "TaskName": "communityx"}) == {}
 
 
 @pytest.mark.parametrize(("name", "value", "stays"), CASES)
@@ -215,6 +317,30 @@ CELLS = [
     ("events", "onset", "-1.5e1", "-1.5e1"),
     ("events", "onset", "10:11:12", "n/a"),
     ("events", "duration", "Doe", "n/a"),
+    ("events", "onset", "1718700000.25", "n/a"),  # seconds of Unix
+    ("events", "onset", "-1718700000", "n/a"),
+    ("events", "onset", "739420.4", "n/a"),  # days of MATLAB
+    ("events", "onset", "86399.5", "86399.5"),
+    ("events", "onset", "86400", "n/a"),  # a day
+    ("events", "onset", "inf", "n/a"),
+    ("events", "onset", "nan", "n/a"),
+    ("events", "duration", "1718700001.5", "n/a"),
+    ("events", "duration", "-Infinity", "n/a"),
+    ("events", "duration", "600", "600"),
+    ("events", "response_time", "739420.4", "n/a"),
+    ("events", "response_time", "1.7187e9", "n/a"),
+    ("events", "response_time", "0.512", "0.512"),
+    ("events", "sample", "20250618", "n/a"),
+    ("events", "sample", "18062025.0", "n/a"),
+    ("events", "sample", "1718700000", "n/a"),
+    ("events", "sample", "17187000", "17187000"),
+    ("events", "value", "20250618101112", "n/a"),
+    ("events", "value", "18062025", "n/a"),
+    ("events", "value", "1718700000", "n/a"),
+    ("events", "value", "4711", "4711"),
+    ("events", "stim_id", "COCO_train2014_000000420713.jpg", "COCO_train2014_000000420713.jpg"),
+    ("events", "stim_id", "n02102040_1082.JPEG", "n02102040_1082.JPEG"),  # a class of ImageNet
+    ("events", "stim_id", "face_1718700000.png", "n/a"),
     ("events", "response_time", "n/a", "n/a"),
     ("events", "trial_type", "go left", "go left"),
     ("events", "trial_type", "go 2025-06-18", "n/a"),

@@ -30,7 +30,11 @@ _IDENTIFYING = (
     "cal_max",
     "cal_min",
 )
-
+_NO_INTENT = ("intent_p1", "intent_p2", "intent_p3")  # numbers that mean something only under an intent code
+_LATEST = 600  # of the header's units of time: what starts later than that is told by a clock
+# The most that the footer of an MGH file may say: repetition time (ms), flip angle (radians), echo time, inversion time
+# (ms), field of view (mm); and the least of what is not 0.
+_MGH_MOST, _MGH_LEAST = np.array([1e6, 7.0, 1e6, 1e6, 1e4]), 1e-4
 
 # The same of Analyze headers, whose names for these bytes are others. The extremes stay where the scaling follows from
 # them: without it, the brain's intensities would not be what they were.
@@ -47,11 +51,19 @@ def clean_nifti(scan: Image) -> Image:
 
     Of a run from a pair or an MGH file, the file's own bytes around the voxels too.
     """
-    header = _emptied(scan.header, _IDENTIFYING)
+    header = _clean_header(scan.header)
     header["vox_offset"] = len(header.binaryblock) + len(NiftiScan.extensions)
     clean = replace(scan, header=header, extensions=NiftiScan.extensions)
     if isinstance(clean, NiftiRun) and clean.container:
         clean = replace(clean, container=clean_container(clean.container))
+    return clean
+
+
+def _clean_header(header: Any) -> Any:
+    """A NIfTI header without text, extremes, the time of a clock, and numbers that belong to nothing."""
+    clean = _emptied(header, _IDENTIFYING if int(header["intent_code"]) else (*_IDENTIFYING, *_NO_INTENT))
+    if not abs(float(header["toffset"])) < _LATEST:  # NaN too; AFNI reads the seconds that a run was cut by
+        clean["toffset"] = 0
     return clean
 
 
@@ -66,14 +78,22 @@ def clean_container(container: Container) -> Container:
     """The bytes around the voxels without text: a pair's header as `clean_nifti` does, an MGH file without its tags."""
     if container.kind == "mgh":  # the tags after the footer hold command lines, paths and names
         head = container.head[:MGH_HEADER_BYTES].ljust(MGH_HEAD_BYTES, b"\0")
-        return replace(container, head=head, after=container.after[:MGH_FOOTER_BYTES])
+        return replace(container, head=head, after=_clean_footer(container.after[:MGH_FOOTER_BYTES]))
     header, rest = pair_header(container.head), b""
     if container.kind == "nifti":
         rest = bytes(4 if len(container.head) >= len(header.binaryblock) + 4 else 0)
-        header = _emptied(header, _IDENTIFYING)
+        header = _clean_header(header)
     else:
         header = _clean_analyze(header)
     return replace(container, head=header.binaryblock + rest, before=bytes(len(container.before)))
+
+
+def _clean_footer(raw: bytes) -> bytes:
+    """The numbers of an MGH file's footer, big-endian float32, with 0 for those that can be none of a scan's."""
+    numbers = np.frombuffer(raw[: len(raw) // 4 * 4], ">f4").copy()
+    sizes = np.abs(numbers)
+    numbers[~((sizes >= _MGH_LEAST) & (sizes <= _MGH_MOST[: len(sizes)]))] = 0  # NaN too
+    return numbers.tobytes() + bytes(len(raw) % 4)
 
 
 def _clean_analyze(header: Any) -> Any:

@@ -118,6 +118,7 @@ def deidentify_header(whole: Dataset, identity: Identity, patient: str, mosaic: 
     if identity.clean:
         whole.PatientID = identity.patient_id(patient)
         whole.PatientName = f"Deidentified^{whole.PatientID}"
+    _widen(whole, whole)
     if mosaic:
         mosaic.put(whole)
     _new_meta(whole)
@@ -131,7 +132,7 @@ def _walk(data: Dataset, identity: Identity, patient: str, names: set[str], dept
             del data[tag]
             continue
         element = data[tag]
-        if unknown and _may_be_picture(element):
+        if _may_be_picture(element) if unknown else _is_long(element):
             del data[tag]
         elif element.VR == "UI":
             _new_uids(data, element, identity)
@@ -150,7 +151,7 @@ def pictures_of(data: Dataset, depth: int = 0) -> list[int]:
     found = []
     for tag in list(data.keys()):
         unknown = tag.is_private or not dictionary_has_tag(tag)
-        if _is_picture(tag, depth) or (unknown and _may_be_picture(data[tag])):
+        if _is_picture(tag, depth) or (_may_be_picture(data[tag]) if unknown else _is_long(data[tag])):
             found.append(int(tag))
         elif data[tag].VR == "SQ":
             found += [inner for item in data[tag].value for inner in pictures_of(item, depth + 1)]
@@ -171,6 +172,45 @@ def _may_be_picture(element: DataElement) -> bool:
     if element.VR in tags.BINARY:
         return not (isinstance(element.value, bytes) and element.value.startswith(_CSA))
     return element.VM > _MANY or len(str(element.value)) > _LONG
+
+
+def _is_long(element: DataElement) -> bool:
+    """Whether there is room for a picture in an element of the standard that needs none: a list of many numbers."""
+    if element.tag in tags.LONG or not tags.LISTED.intersection(element.VR.split(" or ")):
+        return False
+    return (len(element.value) if isinstance(element.value, bytes) else element.VM) > _MANY
+
+
+def _widen(data: Dataset, whole: Dataset) -> None:
+    """Let real world values be for all numbers that can be stored, and not just for those that the original had.
+
+    Where several maps follow one another, the places at which they meet stay, and so do those of a table, which has as
+    many entries as there are numbers from the first to the last.
+    """
+    for element in data:
+        if element.VR != "SQ":
+            continue
+        for item in element.value:
+            _widen(item, whole)
+        if element.keyword == "RealWorldValueMappingSequence":
+            items = [item for item in element.value if "RealWorldValueLUTData" not in item]
+            for keyword, outermost in tags.ENDS.items():
+                ends = [item[keyword] for item in items if item.get(keyword) is not None]
+                limit = outermost((end.value for end in ends if isinstance(end.value, int | float)), default=0)
+                for end in ends:
+                    if end.value == limit or not isinstance(end.value, int | float):
+                        end.value = outermost(_storable(end, whole))
+
+
+def _storable(end: DataElement, whole: Dataset) -> tuple[int, int]:
+    """The least and the greatest number that the pixels' bits, and those of the element, can hold."""
+    signed = bool(whole.get("PixelRepresentation"))
+    if " or " in end.VR:
+        end.VR = "SS" if signed else "US"
+    bits = int(whole.get("BitsStored") or 16)
+    if end.VR in ("US", "SS"):
+        signed, bits = end.VR == "SS", min(bits, 16)
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
 
 
 def _new_uids(data: Dataset, element: DataElement, identity: Identity) -> None:

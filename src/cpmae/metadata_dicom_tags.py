@@ -66,12 +66,24 @@ WORDS = {
     for keyword in keywords
 }
 NUMBERS = frozenset(("DS", "FD", "FL", "IS", "SL", "SV", "UL", "UV"))
+LISTED = NUMBERS | BINARY | frozenset(("SS", "US"))  # VRs of one or more numbers, with room for a picture
 # What stored integers mean, which may be large.
 SCALES = _tags(
     *("RescaleSlope", "RescaleIntercept", "RealWorldValueSlope", "RealWorldValueIntercept", "RealWorldValueLUTData"),
-    *("DoubleFloatRealWorldValueFirstValueMapped", "DoubleFloatRealWorldValueLastValueMapped"),
+    *("DoubleFloatRealWorldValueFirstValueMapped", "DoubleFloatRealWorldValueLastValueMapped"),  # see `ENDS`
 )
 PIXELS = tag_for_keyword("PixelData")
+# Stored numbers at both ends of what real world values are for, as a rule the extremes of the whole original; the
+# class demands them.
+ENDS = {
+    **dict.fromkeys(("RealWorldValueFirstValueMapped", "DoubleFloatRealWorldValueFirstValueMapped"), min),
+    **dict.fromkeys(("RealWorldValueLastValueMapped", "DoubleFloatRealWorldValueLastValueMapped"), max),
+}
+# What may have many values: references to frames, what stored numbers mean, and bytes whose meaning is known.
+LONG = _tags(
+    *("PixelData", "ICCProfile", "EncryptedContent", "RealWorldValueLUTData", "ReferencedFrameNumber"),
+    *("SimpleFrameList", "CalculatedFrameList"),
+)
 # Bytes that nobody looks at, as many as a slice has: colour pictures and tables in place of a slope are refused before.
 LOOKUP_TABLES = _tags(
     "LUTData",
@@ -92,6 +104,9 @@ PICTURES = _tags(
     *("DigitalSignaturesSequence", "MACParametersSequence", "SourceImageSequence", "DerivationImageSequence"),
     *("HistogramSequence", "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction"),
     *("VOILUTSequence", "FrameVOILUTSequence"),
+    *("SmallestValidPixelValue", "LargestValidPixelValue", "LargestMonochromePixelValue", "UpperLowerPixelValues"),
+    *("StoredValueColorRangeSequence", "MinimumStoredValueMapped", "MaximumStoredValueMapped"),
+    *("GrayLookupTableDescriptor", "GrayLookupTableData"),
 )
 PICTURES |= LOOKUP_TABLES
 # What would go though the class of the object demands it: emptied, or given a dummy, in enhanced objects or always.
@@ -107,7 +122,9 @@ NEEDED_EMPTY = _tags(
 NEEDED_ALWAYS = _tags("LUTLabel", "LUTExplanation")
 DUMMIES = {"DA": "19000101", "TM": "000000", "IS": 1}
 # of the person, though the profile's table does not name them
-BODY = _tags("PatientBodyMassIndex", "MeasuredAPDimension", "MeasuredLateralDimension")
+BODY = _tags(
+    *("PatientBodyMassIndex", "MeasuredAPDimension", "MeasuredLateralDimension", "ExaminedBodyThickness", "HeartRate"),
+)
 RECORDS = _tags("OtherStudyNumbers", "ReportNumber")  # of hospitals; retired, and so not in the table either
 KEPT = {
     "patient": _tags(

@@ -1,7 +1,6 @@
 """Which text of a DICOM header may stay: what holds no name, date or number of a person, and public codes."""
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,9 +9,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from cpmae import metadata_dicom_tags as tags
-from cpmae.metadata_json import holds_a_date
+from cpmae.metadata_json import holds_a_date, holds_a_long_number, holds_part_of, words_of
 
-_LONG_NUMBER = re.compile(r"\d{7}")  # a date, a time or an identifier
 _NO_WORD = re.compile(r"(\d\D*){5}|.{17}", re.DOTALL)  # code strings have 16 characters, and terms few digits
 
 
@@ -22,20 +20,14 @@ def names_in(whole: Dataset) -> set[str]:
     for element in _elements(whole):
         if element.VR == "PN" or element.tag in tags.IDENTIFIERS:
             values = element.value if element.VM > 1 else [element.value]
-            for text in (_words(str(value)) for value in values if value):
+            for text in (words_of(str(value)) for value in values if value):
                 found |= set(text.split()) if element.VR == "PN" else {text}
-    return {f" {name} " for name in (text.strip() for text in found) if _tells(name)}
+    return {name for name in found if _tells(name)}
 
 
 def _tells(name: str) -> bool:
     """False for initials, two digits, Mr and MRI, which are in the names and versions of half of all scanners."""
     return (len(name) > 1 or not name.isascii()) and name not in ("mr", "mri") and not re.fullmatch(r"\d\d?", name)
-
-
-def _words(text: str) -> str:
-    """Text between spaces without punctuation, the same for a letter with its accent and a letter and its accent."""
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return " " + re.sub(r"[\W_]+", " ", plain) + " "
 
 
 def _elements(data: Dataset) -> Iterator[DataElement]:
@@ -49,14 +41,13 @@ def _elements(data: Dataset) -> Iterator[DataElement]:
 
 
 def _holds_a_name(value: Any, names: set[str]) -> bool:
-    text = _words(str(value))
-    return any(name in text for name in names)
+    text = str(value)
+    return any(f" {name} " in f" {words_of(text)} " for name in names) or holds_part_of(text, names)
 
 
 def is_plain(text: str, names: set[str]) -> bool:
     """False for text with a name, a date or a long number."""
-    long = _LONG_NUMBER.search(unicodedata.normalize("NFKC", text))
-    return not (holds_a_date(text) or long or _holds_a_name(text, names))
+    return not (holds_a_date(text) or holds_a_long_number(text) or _holds_a_name(text, names))
 
 
 def is_term(keyword: str, text: str, names: set[str]) -> bool:

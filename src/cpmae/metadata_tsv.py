@@ -7,6 +7,7 @@ harbor, 45 CFR 164.514(b)(2)(i)(C), which counts all above 89 as one).
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -26,8 +27,11 @@ _VALUES = {  # of BIDS, in any case
     | {"macaca mulatta", "macaca fascicularis", "callithrix jacchus"},
     "volume_type": {"control", "label", "m0scan", "deltam", "cbf", "norf"},
 }
-_NUMBERS = {"onset", "duration", "response_time", "sample"}
+# And below which number: what is a day or more after the start of a scan is a date or a time of some clock (Unix's
+# 1.7e9, MATLAB's 7e5), and so is a sample of ten digits.
+_NUMBERS = {**dict.fromkeys(("onset", "duration", "response_time"), 86_400), "sample": 10**9}
 _WORDS = {"trial_type", "value", "stim_id", "channel", "HED"}  # the experimenter's own
+_IDENTIFIER = re.compile(r"(?<!\d)[1-9]\d{9}")  # ten digits; COCO's names of pictures begin with zeros
 _A_YEAR = {  # how many of a unit make one
     **dict.fromkeys(("year", "years", "yr", "yrs", "y", "a"), 1.0),
     **dict.fromkeys(("month", "months", "mo", "mos"), 12.0),
@@ -118,16 +122,17 @@ def _cell(name: str, cell: str, keep: Collection[str], age_units: str) -> str:
     if name in _VALUES:
         return text if text.lower() in _VALUES[name] else "n/a"
     if name in _NUMBERS:
-        return text if _is_number(text) else "n/a"
-    return "n/a" if name in _WORDS and holds_a_date(cell) else cell
+        return text if _is_number(text, _NUMBERS[name]) else "n/a"
+    return "n/a" if name in _WORDS and (holds_a_date(cell) or _IDENTIFIER.search(cell)) else cell
 
 
-def _is_number(text: str) -> bool:
+def _is_number(text: str, limit: int) -> bool:
+    """Whether it is a number below the limit, of either sign, and its digits are no date."""
     try:
-        float(text)
+        number = abs(float(text))
     except ValueError:
         return False
-    return True
+    return number < limit and not holds_a_date(f"{number:.0f}")  # which infinity and NaN are not
 
 
 def _capped(cell: str, units: str) -> str:
