@@ -24,7 +24,7 @@ from cpmae.models import checkpoint
 from cpmae.models.field import GRID_SHAPE, dense, warp_volume
 from cpmae.models.head import HeadModel
 from cpmae.training import anatomy, synth
-from cpmae.training.data import brain_unit
+from cpmae.training.data import brain_median
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
 def draw(model: HeadModel, values: NDArray[np.uint8], seed: int) -> NDArray[np.bool_]:
     """What is not air of a head drawn around an anatomy's brain."""
     head = synth.scan(np.ascontiguousarray(values[::2, ::2, ::2]), np.random.default_rng(seed), mask_jitter=0)
-    image = (head.image / brain_unit(head.image, head.brain) * head.brain).numpy()
+    image = (head.image / brain_median(head.image, head.brain) * head.brain).numpy()
     brain = canonical.Conformed(image, head.brain.numpy())
     field = generate_field(model, brain, None, torch.Generator().manual_seed(seed))
     solid = model.atlas.share()[None]

@@ -27,7 +27,7 @@ from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.models.vqvae import FINE, STEP_MM, code_shape
 from cpmae.registration import register
 from cpmae.training import anatomy, groupwise, synth
-from cpmae.training.data import brain_unit
+from cpmae.training.data import brain_median
 from cpmae.training.vqvae import VQVAEs
 
 # relative to the brain's median: air, csf, blood, eye, muscle, orbit, mucosa, skin, cord, bone, marrow, fat
@@ -63,7 +63,7 @@ def measure(model: VQVAEs, atlas: Atlas, values: NDArray[np.uint8]) -> dict:
     small = np.ascontiguousarray(values[::STEP_MM, ::STEP_MM, ::STEP_MM])
     head = synth.scan(small, np.random.default_rng(0), mask_jitter=0)
     brain = head.brain.float()[None, None]
-    image = (head.image / brain_unit(head.image, head.brain))[None, None]
+    image = (head.image / brain_median(head.image, head.brain))[None, None]
     with torch.inference_mode(), fast_autocast(torch.device("cpu")):
         codes = model.non_brain.encode(field[None], torch.ones(1, 1, *code_shape(FINE)))
         decoded = model.non_brain.decode(codes.coarse, codes.fine, brain)[0]
@@ -80,7 +80,7 @@ def measure(model: VQVAEs, atlas: Atlas, values: NDArray[np.uint8]) -> dict:
     flat = torch.zeros(GRID_SHAPE)
     painted = paint_atlas(atlas, torch.tensor(PAINTS_T1W), flat, flat)[None]
     real, found = (warp_volume(painted, dense(f, MODEL_SHAPE))[0] for f in (field, decoded))
-    clean = (head.clean / brain_unit(head.image, head.brain))[None, None] * brain
+    clean = (head.clean / brain_median(head.image, head.brain))[None, None] * brain
     return {
         "field_mm": {"mean": round(float(apart.mean()), 2), "p95": round(float(apart.quantile(0.95)), 2)},
         "dice": dice,

@@ -12,17 +12,17 @@ import pytest
 
 from cpmae import extras
 from cpmae.errors import MethodError, MissingExtraError, ScanError
-from cpmae.evaluation import baselines, commands, population, segmenters
+from cpmae.evaluation import baselines, commands, names, population, segmenters
 from cpmae.evaluation.facemask import face_mask
-from cpmae.evaluation.identities import Head
+from cpmae.evaluation.identities import HeadScan
 from cpmae.volume import Volume
 
 COPY = f'{sys.executable} -c "import shutil, sys; shutil.copy(*sys.argv[1:])" {{in}} {{out}}'
 
 
-def head_in(orientation: str = "RAS") -> Head:
+def head_in(orientation: str = "RAS") -> HeadScan:
     data, affine = phantom.turned(phantom.head()[0], orientation)
-    return Head(Volume(np.rint(data).astype(np.int16), affine), phantom.turned(phantom.head()[1], orientation)[0])
+    return HeadScan(Volume(np.rint(data).astype(np.int16), affine), phantom.turned(phantom.head()[1], orientation)[0])
 
 
 HEAD = head_in()
@@ -162,6 +162,15 @@ def test_unknown_names_are_refused_and_missing_files_skipped(tmp_path: Path) -> 
     assert [m.name for m in found] == ["BLACK"] and "--shells" in skipped[0][1]
 
 
+def test_names_are_known_in_any_case_and_once() -> None:
+    found, _ = baselines.resolve(["facemask", "Black", "FACE-MASK"], [], None, None)
+    assert [m.name for m in found] == ["FACE MASK", "BLACK"]
+    assert names.known("attacker", ["DLIB", " sqn", "dlib"], ("SQN", "dlib")) == ["dlib", "SQN"]
+    assert names.known("attacker", None, ("SQN", "dlib")) == ["SQN", "dlib"] and not names.known("attacker", [], ("a",))
+    with pytest.raises(MethodError, match="no attacker '', choose among SQN, dlib$"):
+        names.known("attacker", [""], ("SQN", "dlib"))
+
+
 def test_a_missing_package_is_named_with_its_extra() -> None:
     with pytest.raises(MissingExtraError, match=r"cpmae\[evaluate\]"):
         extras.require("no_such_module_here", "nothing", "cpmae[evaluate]")
@@ -203,7 +212,7 @@ def test_niimath_changes_the_face_of_the_example_head(name: str, shared: Path) -
 
     with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as path:
         volume = nifti.read(path).scaled()
-    head = Head(volume, brain.extract_brain(volume))
+    head = HeadScan(volume, brain.extract_brain(volume))
     result = method(name, shells=shared / "peers" / "afni-shells")(head, 0)
     face = np.zeros(volume.shape, bool)
     from cpmae import canonical

@@ -6,22 +6,25 @@ import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import phantom
 import pytest
-from conftest import put
+from conftest import full_disk, put
 from typer.testing import CliRunner, Result
 
-from cpmae import __version__, canonical
+from cpmae import __version__, canonical, pipeline
 from cpmae.cli import app
-from cpmae.errors import BrainMaskError, MethodError, SettingsError
-from cpmae.evaluation import baselines, identities, perturb, runs, segmenters, sensitivity
-from cpmae.evaluation.downstream import downstream
-from cpmae.evaluation.identities import Head
+from cpmae.errors import BrainMaskError, MethodError, OutputError, ScanError, SettingsError
+from cpmae.evaluation import attack_network, baselines, identities, perturb, report, runs, segmenters, sensitivity
+from cpmae.evaluation.attack_network import NetworkSettings
+from cpmae.evaluation.attackers import Training
+from cpmae.evaluation.downstream import _write_map, downstream
+from cpmae.evaluation.identities import HeadScan
 from cpmae.evaluation.population import Scan
 from cpmae.evaluation.results import Results
-from cpmae.evaluation.work import Cache
+from cpmae.evaluation.work import Cache, Failure
 from cpmae.volume import Volume
 
 ROW = ["method", "attacker", "rank1", "rank1_ci", "rank5", "auc", "eer", "chance", "n"]
@@ -34,7 +37,7 @@ labels = (data > 60).astype("u1") + (data > 140)
 nibabel.Nifti1Image(labels, image.affine).to_filename(sys.argv[2])
 """
 DATA, BRAIN = phantom.head()
-HEAD = Head(Volume(np.rint(DATA).astype(np.int16), phantom.ras_affine()), BRAIN)
+HEAD = HeadScan(Volume(np.rint(DATA).astype(np.int16), phantom.ras_affine()), BRAIN)
 
 
 def run(*arguments: object) -> Result:
@@ -136,14 +139,71 @@ def test_what_cannot_be_run_is_one_sentence(arguments: list[str], says: str, tmp
     assert ran.exit_code == 1 and says in ran.stderr and "Traceback" not in ran.stderr
 
 
+def test_what_shows_original_faces_lies_in_no_result(tmp_path: Path) -> None:
+    (tmp_path / "dataset_description.json").write_text('{"Name": "x", "GeneratedBy": [{"Name": "cpmae"}]}')
+    for command in ("reidentify", "downstream", "sensitivity"):
+        ran = run(command, "--synthetic", 2, "--out", tmp_path / "derivatives" / "out")
+        assert ran.exit_code == 1 and "would show the original face" in ran.stderr, command
+    assert not (tmp_path / "derivatives").exists()
+
+
 @pytest.mark.parametrize(("factors", "attackers"), [(["hair"], None), (None, ["SQN adaptive"])])
 def test_names_that_sensitivity_does_not_know_are_wrong_settings(
     factors: list[str] | None, attackers: list[str] | None, tmp_path: Path
 ) -> None:
-    options = runs.Options(tmp_path / "out")
+    options = runs.EvaluationOptions(tmp_path / "out")
     with pytest.raises(SettingsError):
         runs.run_sensitivity(options, (), 2, factors, attackers, None, None, "*", print)
     assert not (tmp_path / "out").exists()
+
+
+def test_masks_and_derivatives_of_a_data_set_are_no_scans_unless_they_are_asked_for(tmp_path: Path) -> None:
+    scan = tmp_path / "sub-1" / "anat" / "sub-1_T1w.nii.gz"
+    mask = scan.with_name("sub-1_desc-brain_mask.nii.gz")
+    made = tmp_path / "derivatives" / "tool" / "sub-1_desc-clean_T1w.nii.gz"
+    hidden = tmp_path / ".git" / "annex" / "sub-1_T1w.nii.gz"
+    for path in (scan, mask, made, hidden):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    assert runs.files_of([tmp_path], "*.nii*") == [scan]
+    assert runs.files_of([tmp_path / "derivatives", mask], "*.nii*") == [made, mask]
+    with pytest.raises(ScanError, match="no scan that matches"):
+        runs.files_of([tmp_path / ".git" / ".."], "*_mask.nii.gz")
+
+
+def test_label_maps_are_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identities.synth, "load_anatomy", lambda path: np.zeros((4, 4, 4), np.uint8))  # it takes 10 s
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "one.nii").write_bytes(b"a label map")
+
+    def prepared() -> tuple[Path, int]:
+        (head,) = identities.prepare(tmp_path / "maps", tmp_path / "cache", 0).heads
+        return head, head.stat().st_ino  # of another file, if it is written again
+
+    assert prepared() == prepared()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of file sizes are POSIX's")
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    results = Results("downstream", {}, {}, "nobody")
+    pictures = np.zeros((4, 3, 32, 32), np.uint8)
+    settings = NetworkSettings(steps=1, batch=2, width=2, pixels=32)
+    numbers = {"x": np.arange(1000)}
+    share = np.random.default_rng(0).random((9, 9, 9), np.float32)
+    writers = {
+        "results.json": lambda: report.write(results, tmp_path),
+        "item-": lambda: Cache(tmp_path).save(numbers, "item"),
+        "network.pt": lambda: attack_network.train((pictures, pictures), settings, tmp_path / "network.pt", print),
+        "map.nii.gz": lambda: _write_map(share, tmp_path / "map.nii.gz"),
+    }
+    for name, write in writers.items():
+        with full_disk(), pytest.raises(OutputError, match=rf"{name}.*cannot be written"):
+            write()
+        assert not list(tmp_path.iterdir())
+        write()
+        assert list(tmp_path.glob(f"{name}*"))
+        for path in tmp_path.iterdir():
+            path.unlink()
 
 
 def test_scans_and_synthetic_together_are_refused(tmp_path: Path) -> None:
@@ -165,7 +225,7 @@ def test_identities_are_people_and_rescans_are_no_copies(tmp_path: Path) -> None
     assert apart[0] < 0.6 * apart[1]
 
 
-def _front(head: Head) -> np.ndarray:
+def _front(head: HeadScan) -> np.ndarray:
     from cpmae.evaluation.render import brain_frame, depth_maps, face, framed_surface
 
     frame = brain_frame(canonical.align(head.brain, head.volume.affine))
@@ -176,7 +236,7 @@ def ml(mask: np.ndarray) -> float:
     return float(mask.sum()) * float(np.prod(phantom.VOXEL_MM)) / 1000
 
 
-def applied(name: str, level: object) -> tuple[Head, np.ndarray]:
+def applied(name: str, level: object) -> tuple[HeadScan, np.ndarray]:
     return getattr(perturb, name)(HEAD, level, np.random.default_rng(0))
 
 
@@ -224,6 +284,50 @@ def test_a_refusal_is_kept_and_what_this_machine_lacks_is_not(tmp_path: Path) ->
     reasons, kept = computed(BRAIN, tmp_path / "no.safetensors")
     assert len(reasons) == 1 and "no.json" in reasons[0] and not kept
     assert computed(np.zeros_like(BRAIN), None) == ([], 1)
+
+
+def test_a_segmenter_that_fails_on_the_scan_before_is_a_failure_and_no_dice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def blackened(volume: Volume, *, brain_mask: np.ndarray, **asked: object) -> SimpleNamespace:
+        stored = np.where(brain_mask, volume.data, 0).astype(volume.data.dtype)
+        return SimpleNamespace(image=SimpleNamespace(stored=stored))  # the pipeline takes a minute for all of these
+
+    monkeypatch.setattr(pipeline, "deidentify", blackened)
+    marked = HEAD.volume.data.copy()
+    marked[0, 0, 0] = 999
+    scans = [
+        Scan("plain", {"n": 1}, lambda: HEAD, True),
+        Scan("marked", {"n": 2}, lambda: HeadScan(Volume(marked, HEAD.volume.affine), BRAIN), True),
+    ]
+    whole_heads = []
+
+    def fussy(volume: Volume) -> np.ndarray:
+        if (volume.data[~BRAIN] > 0).any():
+            whole_heads.append(volume)
+        if volume.data[0, 0, 0] == 999:
+            raise MethodError("a mark")
+        return volume.data > 100
+
+    chosen = [segmenters.Segmenter("fussy", fussy, {}, {"name": "fussy"})]
+    wanted = [
+        c for c in perturb.conditions() if c.level in ("0", "4", "8") and c.factor.startswith(("none", "mask er"))
+    ]
+    training = Training(identities.Recipe("nothing", (), 0, ()), 4, 4, NetworkSettings(), Cache(tmp_path), 1, 0)
+
+    def measured(tested: list[Scan]) -> Results:
+        results = Results("sensitivity", {}, {}, "")
+        sensitivity.sensitivity(tested, wanted, chosen, [], None, training, results, lambda text: None)
+        return results
+
+    alone = [row["dice fussy"] for row in measured(scans[:1]).rows]
+    assert len(alone) == 3 and alone[0] > alone[1] > alone[2] > 0.2
+    assert len(whole_heads) == 1  # what is found in the scan before is found once, whatever the mask
+    for _ in range(2):  # a later run, which finds all kept, says the same
+        both = measured(scans)
+        assert [row["dice fussy"] for row in both.rows] == alone and {row["n"] for row in both.rows} == {2}
+        assert both.failures == [Failure("marked", "fussy before de-identification", "a mark")]
+    assert [row["dice fussy"] for row in measured(scans[1:]).rows] == [None] * 3
 
 
 def test_another_way_of_drawing_finds_nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import phantom
 import pytest
 import torch
 from conftest import full_disk
@@ -32,6 +33,7 @@ from cpmae.models.vqvae import COARSE, FINE, code_shape
 from cpmae.training import anatomy, data, groupwise, mae, nose, population, scans, stages, synth
 from cpmae.training.contrast import draw_contrast, tissue_intensities
 from cpmae.training.loop import LoopSettings, train
+from cpmae.volume import Volume
 
 EFFORT = groupwise.Effort(1, (10, 0), (10, 0))
 STILL = population.DrawSettings(rotation_deg=0, translation_mm=0, scale=0, tight=0, tight_sd=0)
@@ -70,7 +72,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.thorough
 def test_a_drawn_head_is_whole_and_nobodys(people: Path) -> None:
-    (one, field), (two, other) = (data.load_head(path) for path in data.head_files(people)[:2])
+    (one, field), (two, other) = (data.load_example(path) for path in data.head_files(people)[:2])
     assert one.shape == canonical.MODEL_SHAPE and one.dtype == np.uint8
     assert field.shape == (3, *control_shape()) and not torch.equal(field, other)
     assert (one != two).mean() > 0.005
@@ -84,8 +86,46 @@ def test_a_drawn_head_is_whole_and_nobodys(people: Path) -> None:
 def test_drawing_again_changes_nothing(people: Path) -> None:
     before = {path: path.read_bytes() for path in people.glob("*.npz")}
     data.head_files(people)[1].unlink()
-    stages.make_population([], people, 4, 0)
+    stages.make_population(sorted(people.parent.glob("*.nii.gz")), people, 4, 0)
     assert {path: path.read_bytes() for path in people.glob("*.npz")} == before
+
+
+def test_a_population_of_other_label_maps_is_not_gone_on_with(tmp_path: Path) -> None:
+    maps, folder = [tmp_path / name for name in ("a.nii", "b.nii")], tmp_path / "people"
+    for path in maps:
+        path.write_bytes(path.name.encode())
+    folder.mkdir()
+    population.Population(
+        atlas=np.zeros((2, 2, 2), np.uint8),
+        mean=torch.zeros(3, 2, 2, 2),
+        modes=torch.zeros(1, 3, 2, 2, 2),
+        sources=[np.zeros((2, 2, 2), np.uint8)],
+        ways_back=[torch.zeros(3, 2, 2, 2)],
+        reliefs=np.zeros((2, 2, 2), np.float32),
+    ).save(folder / stages.POPULATION)
+    box = ((-1.0, 1.0), (-1.0, 1.0), (-1.0, 1.0))
+    for _ in range(2):  # the same again goes on
+        stages.make_population(maps[::-1], folder, 0, 1, {"a": [box]})
+    for changed, asked in {
+        "label_maps": (maps[:1], 1, {"a": [box]}),
+        "seed": (maps, 2, {"a": [box]}),
+        "doubtful": (maps, 1, {}),
+    }.items():
+        with pytest.raises(SettingsError, match=f"people was begun with {changed} that have changed"):
+            stages.make_population(asked[0], folder, 0, *asked[1:])
+    (folder / stages.POPULATION).unlink()
+    maps[0].write_bytes(b"another map of this name")
+    with pytest.raises(SettingsError, match="people was begun with label_maps"):  # before hours of registering
+        stages.make_population(maps, folder, 0, 1, {"a": [box]})
+
+
+def test_label_maps_that_are_too_few_may_be_followed_by_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synth, "load_anatomy", lambda path: np.zeros((2, 2, 2), np.uint8))  # of a real one it takes 5 s
+    for name in ("a.nii", "b.nii"):
+        (tmp_path / name).write_bytes(b"")
+        maps = sorted(tmp_path.glob("*.nii"))
+        with pytest.raises(ScanError, match=f"only {len(maps)} label maps have"):
+            stages.make_population(maps, tmp_path / "people", 1, 0)
 
 
 @pytest.mark.thorough
@@ -155,7 +195,7 @@ def test_a_population_needs_faces(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 def test_a_scan_is_drawn_with_what_a_scanner_adds(people: Path) -> None:
-    values, _ = data.load_head(data.head_files(people)[0])
+    values, _ = data.load_example(data.head_files(people)[0])
     one, two = (synth.scan(values, np.random.default_rng(s)) for s in (0, 1))
     assert one.image.min() >= 0 and torch.isfinite(one.image).all()
     assert not torch.allclose(one.paints, two.paints)
@@ -244,12 +284,14 @@ def test_stages_resume_and_end_in_weights(people: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(model.non_brain.place, trained.bfloat16().float())
     assert (model.atlas.labels().numpy() == population.Population.load(people / "population.npz").atlas).mean() > 0.999
     stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})  # the same command goes on
-    stages.train_vqvaes(people, run, LoopSettings(steps=5), CPU, 1, None, 0)
-    with pytest.raises(SettingsError, match="mae was begun with vqvae"):
-        stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
     other = tmp_path / "other"
     shutil.copytree(people, other)
     (other / stages.POPULATION).write_bytes(b"another population")
+    with pytest.raises(SettingsError, match="mae was begun with population"):
+        stages.train_mae(other, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
+    stages.train_vqvaes(people, run, LoopSettings(steps=5), CPU, 1, None, 0)
+    with pytest.raises(SettingsError, match="mae was begun with vqvae"):
+        stages.train_mae(people, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
     with pytest.raises(SettingsError, match="vqvae was begun with population"):
         stages.train_vqvaes(other, run, settings, CPU, 1, None, 0)
 
@@ -319,6 +361,20 @@ def test_codes_are_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["checkpoint.pt", "losses.csv"])
+def test_a_full_disk_stops_training_with_a_sentence(tmp_path: Path, name: str) -> None:
+    def run() -> None:
+        settings = LoopSettings(steps=3, log_every=1 if name == "losses.csv" else 99)
+        train(Fabric(accelerator="cpu", devices=1), Line(), lambda step: repeat(torch.ones(4, 2)), tmp_path, settings)
+
+    with full_disk(20), pytest.raises(OutputError, match=f"{name} cannot be written"):
+        run()
+    assert not (tmp_path / "checkpoint.pt").exists()
+    (tmp_path / "losses.csv").unlink(missing_ok=True)
+    run()
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
 @pytest.mark.thorough
 def test_two_processes_train_one_model(people: Path, tmp_path: Path) -> None:
     words = ["-m", "cpmae", "train", "vqvae", str(people), str(tmp_path), "--steps", "2", "--batch", "1"]
@@ -340,6 +396,39 @@ def test_processes_share_the_preparation_of_scans(tmp_path: Path, caplog: pytest
         scans.prepare_scans(tmp_path, tmp_path / "prepared", checkpoint.load(), part, 2)
         seen.append([record.getMessage().split(" is left out")[0][-5] for record in caplog.records])
     assert seen == [["0", "2"], ["1"]]
+
+
+def test_masks_and_derivatives_teach_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["sub-1/sub-1_T1w.nii", "sub-1/sub-1_desc-brain_mask.nii.gz", "derivatives/sub-1/sub-1_T1w.nii"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"no scan")
+    before = stages.scans_in(tmp_path)
+    scans.prepare_scans(tmp_path, tmp_path / "prepared", checkpoint.load())
+    assert [record.args[0] for record in caplog.records] == [tmp_path / names[0]]  # type: ignore[index]
+    (tmp_path / names[2]).write_bytes(b"made again")
+    assert stages.scans_in(tmp_path) == before
+    (tmp_path / names[0]).write_bytes(b"another scan")
+    assert stages.scans_in(tmp_path) != before
+
+
+@pytest.mark.parametrize("added", [0, 1000])
+def test_what_a_publisher_removed_is_unknown_in_scans_whose_air_is_not_0_too(added: int) -> None:
+    data, mask = phantom.head()
+    removed = np.zeros(data.shape, bool)
+    removed[:, 60:, :34] = True  # the nose
+    volume = Volume(np.where(removed, 0, data + added).astype(np.float32), phantom.ras_affine())
+    assert (canonical.brain_unit(volume, mask).floor != 0) == bool(added)
+    pose = canonical.align(mask, volume.affine)
+    known = scans.not_removed(volume, pose)
+
+    def inside(where: np.ndarray) -> np.ndarray:
+        """Away from the border, where no voxel of the other side counts."""
+        inner = Volume(ndimage.binary_erosion(where, np.ones((3, 3, 3))).astype(np.float32), volume.affine)
+        return canonical.conform(inner, np.ones_like(mask), pose, canonical.Unit(0, 1)).data > 0.5
+
+    assert inside(removed).sum() > 1000 and not known[inside(removed)].any()
+    assert known[inside(~removed)].all()
 
 
 def test_training_does_not_go_on_from_scans_that_are_gone(tmp_path: Path) -> None:

@@ -75,26 +75,28 @@ def reidentify(
     quick: Quick = False,
 ) -> None:
     """Can people be recognised after de-identification? Attackers against methods, with intervals and chance level."""
-    from cpmae.evaluation.runs import Options, run_reidentify
+    from cpmae.evaluation.runs import EvaluationOptions, run_reidentify
 
     _one_population(scans, synthetic)
-    options = Options(
+    options = EvaluationOptions(
         out,
-        _names(methods),
-        method or (),
-        label_maps,
-        shells,
-        weights,
-        brain_extractor,
-        workers,
-        seed,
-        quick,
-        training_identities,
-        adaptive_identities,
-        training_steps,
+        methods=_names(methods),
+        commands=method or (),
+        label_maps=label_maps,
+        shells=shells,
+        weights=weights,
+        brain_extractor=brain_extractor,
+        workers=workers,
+        seed=seed,
+        quick=quick,
+        training_identities=training_identities,
+        adaptive_identities=adaptive_identities,
+        training_steps=training_steps,
     )
     with status(_every_tenth()) as tell:
-        results = run_reidentify(options, scans, synthetic, _names(attackers), pattern, tell)
+        results = run_reidentify(
+            options, scans, synthetic=synthetic, attacker_names=_names(attackers), pattern=pattern, tell=tell
+        )
     _say(results, out)
 
 
@@ -127,15 +129,31 @@ def downstream(
     quick: Quick = False,
 ) -> None:
     """Do analyses give the same numbers? Segmenters before and after each method, and between two scans of a person."""
-    from cpmae.evaluation.runs import Options, run_downstream
+    from cpmae.evaluation.runs import EvaluationOptions, run_downstream
 
     _one_population(scans, synthetic)
-    options = Options(
-        out, _names(methods), method or (), label_maps, shells, weights, brain_extractor, workers, seed, quick
+    options = EvaluationOptions(
+        out,
+        methods=_names(methods),
+        commands=method or (),
+        label_maps=label_maps,
+        shells=shells,
+        weights=weights,
+        brain_extractor=brain_extractor,
+        workers=workers,
+        seed=seed,
+        quick=quick,
     )
     with status(_every_tenth()) as tell:
         results = run_downstream(
-            options, scans or (), synthetic, _names(segmenters), segmenter or (), meshnets, pattern, tell
+            options,
+            scans or (),
+            synthetic=synthetic,
+            segmenter_names=_names(segmenters),
+            segmenter_commands=segmenter or (),
+            meshnets=meshnets,
+            pattern=pattern,
+            tell=tell,
         )
     _say(results, out)
 
@@ -163,10 +181,10 @@ def sensitivity(
     quick: Quick = False,
 ) -> None:
     """How wrong may the brain mask be, and how unusual the scan? Promises, attackers and segmenters as curves."""
-    from cpmae.evaluation.runs import Options, run_sensitivity
+    from cpmae.evaluation.runs import EvaluationOptions, run_sensitivity
 
     _one_population(scans, synthetic)
-    options = Options(
+    options = EvaluationOptions(
         out,
         label_maps=label_maps,
         weights=weights,
@@ -181,13 +199,13 @@ def sensitivity(
         results = run_sensitivity(
             options,
             scans or (),
-            synthetic,
-            _names(factors),
-            _names(attackers),
-            _names(segmenters),
-            meshnets,
-            pattern,
-            tell,
+            synthetic=synthetic,
+            factors=_names(factors),
+            attacker_names=_names(attackers),
+            segmenter_names=_names(segmenters),
+            meshnets=meshnets,
+            pattern=pattern,
+            tell=tell,
         )
     _say(results, out)
 

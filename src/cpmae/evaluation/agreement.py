@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from cpmae import canonical
 from cpmae.compare import dice
-from cpmae.evaluation.identities import Head
+from cpmae.evaluation.identities import HeadScan
 from cpmae.evaluation.overlap import hd95
 from cpmae.evaluation.work import Failure
 
@@ -19,7 +19,7 @@ MAP_STEP_MM = 2
 SMALL_VOXELS = 100  # structures up to this size are left out of the worst
 
 
-def compare(before: NDArray, after: NDArray, head: Head, pose: canonical.Pose) -> dict[str, NDArray]:
+def compare(before: NDArray, after: NDArray, head: HeadScan, pose: canonical.Pose) -> dict[str, NDArray]:
     """Agreement of two label maps, structure by structure.
 
     Returns:

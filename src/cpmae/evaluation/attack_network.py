@@ -6,6 +6,7 @@ that two scans of one identity point the same way among a batch of others (InfoN
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from cpmae.batch.records import digest
 from cpmae.evaluation.work import Arrays
+from cpmae.io.output import make_folder, write_pieces
 
 _VIEWS = 3  # the first of render.VIEWS: front, left, right
 _TEMPERATURE = 0.1
@@ -185,7 +187,7 @@ def _learning_rate(step: int, settings: NetworkSettings) -> float:
 
 
 def _save(path: Path, state: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    make_folder(path.parent)
+    content = BytesIO()
+    torch.save(state, content)  # into a file, it hides what is wrong with the disk behind an error of its own
+    write_pieces(path, [content.getvalue()])

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from cpmae import canonical
 from cpmae.batch.records import digest
 from cpmae.errors import MethodError
-from cpmae.evaluation import attack_network, attack_volume
+from cpmae.evaluation import attack_face, attack_network, attack_volume
 from cpmae.evaluation.attack_network import NetworkSettings, SimilarityNetwork
 from cpmae.evaluation.baselines import METHODS, Method, resolve
 from cpmae.evaluation.features import FeatureTask, compute_person, feature_key
@@ -62,36 +61,38 @@ class Training:
     seed: int
 
 
-def known(names: Sequence[str] | None) -> list[str]:
-    """Attackers by their names in any case, all for None.
+def scores(
+    attacker: str, probes: Sequence[Arrays], gallery: Sequence[Arrays], network: SimilarityNetwork | None = None
+) -> tuple[NDArray, dict[str, float]]:
+    """What an attacker makes of features, (probes, gallery), and what else is to be told of it.
+
+    Args:
+        network: of "SQN" and "SQN adaptive".
+
+    Returns:
+        the scores; and of "dlib" as `detection_rate` the share of probes that show a face.
 
     Raises:
-        MethodError: there is none of that name.
+        MissingExtraError: dlib is not installed.
     """
-    lower = {a.lower(): a for a in ATTACKERS}
-    for name in names or ():
-        if name.strip().lower() not in lower:
-            raise MethodError(f"there is no attacker {name!r}, choose among {', '.join(ATTACKERS)}")
-    return [lower[n.strip().lower()] for n in names] if names is not None else list(ATTACKERS)
-
-
-def simple_scores(attacker: str, probes: Sequence[Arrays], gallery: Sequence[Arrays]) -> NDArray:
-    """Scores of an attacker that needs no pictures: "volume", "surface", "face", "brain" or "brain to head"."""
-    return _VOLUME[attacker](probes, gallery)
+    if attacker == "dlib":
+        table, detected = attack_face.face_scores(probes, gallery)
+        return table, {"detection_rate": detected}
+    if network is not None and attacker in ("SQN", "SQN adaptive"):
+        return attack_network.similarities(network, probes, gallery), {}
+    return _VOLUME[attacker](probes, gallery), {}
 
 
 def similarity_network(training: Training, tell: Callable[[str], None]) -> SimilarityNetwork:
     """Attacker 1: taught on silhouettes of identities that are in no test."""
     numbers = range(TRAINING_NUMBER, TRAINING_NUMBER + training.identities)
     tasks = [(training.recipe, number, training.cache) for number in numbers]
-    for _ in run_all(_silhouette_pictures, tasks, training.workers, tell, "pictures to learn from"):
-        pass
-    pictures = [_kept_pictures(*task) for task in tasks]
-    pairs = np.stack([p[0] for p in pictures]), np.stack([p[1] for p in pictures])
+    pictures = dict(run_all(_silhouette_pictures, tasks, training.workers, tell, "pictures to learn from"))
+    first, second = (np.stack([pictures[n][side] for n in range(len(tasks))]) for side in ("first", "second"))
     name = attack_network.checkpoint_name(
         training.network, [PICTURES_VERSION, training.recipe.settings(), training.identities]
     )
-    return attack_network.train(pairs, training.network, training.cache.folder / name, tell)
+    return attack_network.train((first, second), training.network, training.cache.folder / name, tell)
 
 
 def adaptive_network(
@@ -153,24 +154,15 @@ def _seed_of(person: Person, seed: int) -> int:
     return seed + int(digest(person.name)[:8], 16)
 
 
-def _silhouette_pictures(task: tuple[Recipe, int, Cache]) -> None:
+def _silhouette_pictures(task: tuple[Recipe, int, Cache]) -> Arrays:
+    """Pictures of both scans of an identity, (views, H, W) uint8 each, made or kept."""
     recipe, number, cache = task
-    settings = _picture_settings(recipe, number)
-    if cache.path("silhouette", **settings).exists():
-        return
-    pictures = []
-    for head in silhouettes(recipe, number):
-        frame = brain_frame(canonical.align(head.brain, head.volume.affine))
-        pictures.append(render_views(framed_surface(head.volume, frame), VIEWS[:3], SIZE // 2))
-    cache.save({"first": pictures[0], "second": pictures[1]}, "silhouette", **settings)
 
+    def drawn() -> Arrays:
+        pictures = []
+        for head in silhouettes(recipe, number):
+            frame = brain_frame(canonical.align(head.brain, head.volume.affine))
+            pictures.append(render_views(framed_surface(head.volume, frame), VIEWS[:3], SIZE // 2))
+        return {"first": pictures[0], "second": pictures[1]}
 
-def _kept_pictures(recipe: Recipe, number: int, cache: Cache) -> tuple[NDArray, NDArray]:
-    kept = cache.load("silhouette", **_picture_settings(recipe, number))
-    assert kept is not None
-    return kept["first"], kept["second"]
-
-
-def _picture_settings(recipe: Recipe, number: int) -> dict[str, Any]:
-    """What decides the pictures of an identity, for the cache."""
-    return {"version": PICTURES_VERSION, "number": number} | recipe.settings()
+    return cache.get(drawn, "silhouette", version=PICTURES_VERSION, number=number, **recipe.settings())

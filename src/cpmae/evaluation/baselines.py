@@ -13,7 +13,8 @@ from cpmae.batch import records
 from cpmae.errors import CpmaeError, MethodError, MissingExtraError
 from cpmae.evaluation.commands import content_of, files_of_command, parse_command, run_command, run_words
 from cpmae.evaluation.facemask import face_mask
-from cpmae.evaluation.identities import Head
+from cpmae.evaluation.identities import HeadScan
+from cpmae.evaluation.names import known
 from cpmae.extras import package_folder, require
 from cpmae.models.checkpoint import load_model
 from cpmae.options import DRAWING
@@ -21,7 +22,7 @@ from cpmae.volume import Volume
 
 METHODS = ("ORIGINAL", "BLACK", "QUICKSHEAR", "DEFACE", "FACE MASK", "AFNI REFACE", "CP-MAE")
 SHELL_FILES = ("MNI152_2009_SSW.nii.gz", "refacer_shell_sym211.nii.gz", "MNI152_2009_SSW_weight.nii.gz")
-Run = Callable[[Head, int], Volume]
+Run = Callable[[HeadScan, int], Volume]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Method:
     run: Run
     key: dict[str, Any]
 
-    def __call__(self, head: Head, seed: int) -> Volume:
+    def __call__(self, head: HeadScan, seed: int) -> Volume:
         """Apply it.
 
         Raises:
@@ -71,7 +72,7 @@ def resolve(
     """
     methods: list[Method] = []
     skipped: list[tuple[str, str]] = []
-    for name in dict.fromkeys(_known(n) for n in (METHODS if names is None else names)):
+    for name in known("method", names, METHODS, " or add one with --method"):
         try:
             methods.append(_method(name, shells, weights))
         except MissingExtraError as error:
@@ -81,14 +82,6 @@ def resolve(
         key = {"method": name, "command": command, "files": files_of_command(command)}
         methods.append(Method(name, partial(_command, template=command), key))
     return methods, skipped
-
-
-def _known(name: str) -> str:
-    plain = {"".join(c for c in m if c.isalnum()): m for m in METHODS}
-    found = plain.get("".join(c for c in name.upper() if c.isalnum()))
-    if found is None:
-        raise MethodError(f"there is no method {name!r}, choose among {', '.join(METHODS)} or add one with --method")
-    return found
 
 
 def _method(name: str, shells: Path | None, weights: Path | None) -> Method:
@@ -122,24 +115,24 @@ def _method(name: str, shells: Path | None, weights: Path | None) -> Method:
     return Method(name, partial(_words, words=[program, "{in}", "-reface", *files, "{out}"]), key)
 
 
-def original(head: Head, seed: int) -> Volume:
+def original(head: HeadScan, seed: int) -> Volume:
     """ORIGINAL: the scan itself."""
     return head.volume
 
 
-def black(head: Head, seed: int) -> Volume:
+def black(head: HeadScan, seed: int) -> Volume:
     """BLACK: all that is not brain is 0, as skull stripping leaves it (MRI WATERSHED in the paper)."""
     return Volume(np.where(head.brain, head.volume.data, np.zeros(1, head.volume.data.dtype)), head.volume.affine)
 
 
-def quickshear(head: Head, seed: int) -> Volume:
+def quickshear(head: HeadScan, seed: int) -> Volume:
     """QUICKSHEAR: a half-space before the brain is 0 (Schimke and Hale 2011)."""
     run = require("quickshear", "quickshear", "cpmae[evaluate]").quickshear
     image, mask = (nib.Nifti1Image(a, head.volume.affine) for a in (head.volume.data, head.brain.astype(np.uint8)))
     return Volume(np.asarray(run(image, mask).dataobj), head.volume.affine)
 
 
-def cpmae(head: Head, seed: int, weights: Path | None = None) -> Volume:
+def cpmae(head: HeadScan, seed: int, weights: Path | None = None) -> Volume:
     """CP-MAE: this package."""
     from cpmae import pipeline
 
@@ -147,13 +140,13 @@ def cpmae(head: Head, seed: int, weights: Path | None = None) -> Volume:
     return result.image.scaled()
 
 
-def _face_mask(head: Head, seed: int) -> Volume:
+def _face_mask(head: HeadScan, seed: int) -> Volume:
     return face_mask(head.volume, head.brain)
 
 
-def _words(head: Head, seed: int, words: list[str]) -> Volume:
+def _words(head: HeadScan, seed: int, words: list[str]) -> Volume:
     return run_words(words, head.volume)
 
 
-def _command(head: Head, seed: int, template: str) -> Volume:
+def _command(head: HeadScan, seed: int, template: str) -> Volume:
     return run_command(template, head.volume)

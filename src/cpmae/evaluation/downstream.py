@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from numpy.typing import NDArray
 
 from cpmae import canonical
 from cpmae.errors import BrainMaskError, CpmaeError
-from cpmae.evaluation import registration
 from cpmae.evaluation.agreement import (
     MAP_STEP_MM,
     compare,
@@ -23,11 +23,14 @@ from cpmae.evaluation.agreement import (
     structure_table,
 )
 from cpmae.evaluation.baselines import Method
-from cpmae.evaluation.identities import Head
-from cpmae.evaluation.population import Scan
+from cpmae.evaluation.identities import HeadScan
+from cpmae.evaluation.population import Scan, compute_missing
+from cpmae.evaluation.registration import labels_like, rigid
 from cpmae.evaluation.results import Results
 from cpmae.evaluation.segmenters import NothingFoundError, Segmenter
-from cpmae.evaluation.work import Cache, Failure, run_all
+from cpmae.evaluation.work import Cache, Failure, plain, run_all
+from cpmae.io.output import write_pieces
+from cpmae.volume import Volume
 
 RESCAN = "RESCAN"  # the second scan of one person, as the yardstick
 VERSION = 1
@@ -66,6 +69,7 @@ def downstream(
     for _, failures in run_all(compare_scan, tasks, workers, tell, "scans"):
         results.failures += failures
     flips: dict[tuple[str, str], list[NDArray[np.bool_]]] = defaultdict(list)
+    sizes: list[int] = []  # voxels of each row's structure
     for task in tasks:
         for name, segmenter in _comparisons(task):
             kept = cache.load(task.scan.name, **_key(task, name, segmenter))
@@ -87,18 +91,16 @@ def downstream(
                         "scan": task.scan.name,
                     }
                 )
-                results.details.append({"scan": task.scan.name, "voxels": int(kept["voxels"][number])})
+                sizes.append(int(kept["voxels"][number]))
             if name != RESCAN:
                 flips[name, segmenter.name].append(np.unpackbits(kept["flips"]).reshape(map_shape()).astype(bool))
     asked = list(dict.fromkeys((name, segmenter.name) for task in tasks for name, segmenter in _comparisons(task)))
-    sizes = [d["voxels"] for d in results.details]
-    results.details.clear()
     results.tables["methods"] = method_table(results.rows, sizes, results.failures, asked)
     results.tables["structures"] = structure_table(results.rows)
     results.extra["flips"] = {}
     for (method, segmenter_name), maps in flips.items():
         share = np.asarray(np.mean(maps, axis=0, dtype=np.float32))
-        _write_map(share, out / f"flips_{_plain(method)}_{_plain(segmenter_name)}.nii.gz")
+        _write_map(share, out / f"flips_{plain(method, '-')}_{plain(segmenter_name, '-')}.nii.gz")
         results.extra["flips"][f"{method}, {segmenter_name}"] = flip_figures(maps)
         if share.any():
             results.maps[f"Where labels flip: {method}, {segmenter_name} (share of scans, largest along each line)"] = (
@@ -108,18 +110,14 @@ def downstream(
 
 def compare_scan(task: AgreementTask) -> list[Failure]:
     """Fill the cache for one scan; what failed and is not kept."""
-    missing = [
-        (name, segmenter)
-        for name, segmenter in _comparisons(task)
-        if not task.cache.path(task.scan.name, **_key(task, name, segmenter)).exists()
-    ]
-    if not missing:
-        return []
-    try:
-        head = task.scan.load()
-        pose = canonical.align(head.brain, head.volume.affine)
-    except CpmaeError as error:
-        return [Failure(task.scan.name, "reading the scan", str(error))]
+    return compute_missing(
+        task.scan, task.cache, _comparisons(task), lambda pair: _key(task, *pair), partial(_compare_missing, task)
+    )
+
+
+def _compare_missing(
+    task: AgreementTask, head: HeadScan, pose: canonical.Pose, missing: list[tuple[str, Segmenter]]
+) -> list[Failure]:
     failures: list[Failure] = []
     before: dict[str, NDArray] = {}
     for segmenter in dict.fromkeys(s.name for _, s in missing):
@@ -151,13 +149,13 @@ def compare_scan(task: AgreementTask) -> list[Failure]:
     return failures
 
 
-def _after(task: AgreementTask, name: str, head: Head) -> Callable[[Segmenter], NDArray]:
+def _after(task: AgreementTask, name: str, head: HeadScan) -> Callable[[Segmenter], NDArray]:
     """A function from a segmenter to its labels after a method, or of the rescan on the first scan's grid."""
     if name == RESCAN:
         assert task.rescan is not None
         other = task.rescan.load()
-        matrix = registration.rigid(head, other)
-        return lambda s: registration.labels_like(s(other.volume), other.volume.affine, head.volume, matrix)
+        matrix = rigid(head, other)
+        return lambda s: labels_like(Volume(s(other.volume), other.volume.affine), head.volume, matrix)
     result = next(m for m in task.methods if m.name == name)(head, task.seed)
     return lambda s: s(result)
 
@@ -176,8 +174,4 @@ def _key(task: AgreementTask, name: str, segmenter: Segmenter) -> dict[str, Any]
 
 def _write_map(share: NDArray[np.float32], path: Path) -> None:
     affine = canonical.GRID_AFFINE @ np.diag([*[MAP_STEP_MM] * 3, 1.0])
-    nib.Nifti1Image(share, affine).to_filename(path)
-
-
-def _plain(name: str) -> str:
-    return "".join(c if c.isalnum() or c == "-" else "-" for c in name)
+    write_pieces(path, [nib.Nifti1Image(share, affine).to_bytes()])

@@ -1,6 +1,7 @@
 """What attackers get to see of a scan: pictures of its surface, depths of its surface, and its non-brain voxels."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from cpmae import canonical
 from cpmae.canonical import Pose
 from cpmae.errors import CpmaeError
 from cpmae.evaluation.baselines import Method
-from cpmae.evaluation.identities import Head
-from cpmae.evaluation.population import Scan
+from cpmae.evaluation.identities import HeadScan
+from cpmae.evaluation.population import Scan, compute_missing
 from cpmae.evaluation.render import VIEWS, brain_frame, depth_maps, framed_surface, render_views
 from cpmae.evaluation.work import Arrays, Cache, Failure
 from cpmae.models import vqvae
@@ -33,7 +34,7 @@ class FeatureTask:
     cache: Cache
 
 
-def feature_key(scan: Scan, method: Method, seed: int) -> dict[str, object]:
+def feature_key(scan: Scan, method: Method, seed: int) -> dict[str, Any]:
     """What decides the features of a scan after a method."""
     return {"version": VERSION, "scan": scan.key, "method": method.key, "seed": seed}
 
@@ -45,28 +46,25 @@ def compute_person(tasks: tuple[FeatureTask, ...]) -> list[Failure]:
 
 def compute_features(task: FeatureTask) -> list[Failure]:
     """Fill the cache; what failed."""
-    missing = [
-        m for m in task.methods if not task.cache.path(task.scan.name, **feature_key(task.scan, m, task.seed)).exists()
-    ]
-    if not missing:
-        return []
-    try:
-        head = task.scan.load()
-        pose = canonical.align(head.brain, head.volume.affine)
-    except CpmaeError as error:
-        return [Failure(task.scan.name, "reading the scan", str(error))]
-    failures = []
-    for method in missing:
-        try:
-            result = method(head, task.seed)
-        except CpmaeError as error:
-            failures.append(Failure(task.scan.name, method.name, str(error)))
-            continue
-        task.cache.save(features(result, head, pose), task.scan.name, **feature_key(task.scan, method, task.seed))
-    return failures
+
+    def key(method: Method) -> dict[str, Any]:
+        return feature_key(task.scan, method, task.seed)
+
+    def compute(head: HeadScan, pose: Pose, methods: list[Method]) -> list[Failure]:
+        failures = []
+        for method in methods:
+            try:
+                result = method(head, task.seed)
+            except CpmaeError as error:
+                failures.append(Failure(task.scan.name, method.name, str(error)))
+                continue
+            task.cache.save(features(result, head, pose), task.scan.name, **key(method))
+        return failures
+
+    return compute_missing(task.scan, task.cache, task.methods, key, compute)
 
 
-def features(volume: Volume, head: Head, pose: Pose) -> Arrays:
+def features(volume: Volume, head: HeadScan, pose: Pose) -> Arrays:
     """See the module's first line.
 
     Args:

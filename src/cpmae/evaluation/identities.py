@@ -6,7 +6,7 @@ from; without, it is a warp of the packaged example head, whose brain and contra
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ _T1W_TRIES = 50
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadScan:
     """A scan with its brain: `volume`, and `brain` (X, Y, Z) bool on its grid."""
 
     volume: Volume
@@ -73,15 +73,13 @@ def prepare(label_maps: Path | None, folder: Path, seed: int) -> Recipe:
     cache = Cache(folder)
     if label_maps is None:
         with resources.as_file(resources.files("cpmae") / "weights" / EXAMPLE) as path:
-            sources = ((EXAMPLE, records.sha256(path)),)
-            if cache.load("example", sha256=sources[0][1]) is None:
-                cache.save(_example(path), "example", sha256=sources[0][1])
-        return Recipe("example head", (cache.path("example", sha256=sources[0][1]),), seed, sources)
+            sha256 = records.sha256(path)
+            cache.get(partial(_example, path), "example", sha256=sha256)
+        return Recipe("example head", (cache.path("example", sha256=sha256),), seed, ((EXAMPLE, sha256),))
     heads, names = [], []
     for path in sorted(label_maps.glob("*.nii*")):
         sha256 = records.sha256(path)
-        head = cache.load(path.name, sha256=sha256) or {"anatomy": synth.load_anatomy(path)}
-        cache.save(head, path.name, sha256=sha256)
+        head = cache.get(partial(_labelled, path), path.name, sha256=sha256)
         if not (head["anatomy"] & anatomy.OUT_OF_VIEW).any():
             heads.append(cache.path(path.name, sha256=sha256))
             names.append((path.name, sha256))
@@ -91,7 +89,7 @@ def prepare(label_maps: Path | None, folder: Path, seed: int) -> Recipe:
 
 
 @lru_cache(maxsize=1)  # both scans of one identity are asked for one after the other
-def identity(recipe: Recipe, number: int) -> tuple[Head, Head]:
+def identity(recipe: Recipe, number: int) -> tuple[HeadScan, HeadScan]:
     """Two scans of identity `number`, which differ in pose, contrast, noise and a small deformation."""
     rng = np.random.default_rng([recipe.seed, number])
     head = _load(recipe.heads[int(rng.integers(len(recipe.heads)))])
@@ -102,7 +100,7 @@ def identity(recipe: Recipe, number: int) -> tuple[Head, Head]:
     return _t1w_scan(person, rng), _t1w_scan(_bent_labels(person, rng, _SESSION), rng)
 
 
-def silhouettes(recipe: Recipe, number: int) -> tuple[Head, Head]:
+def silhouettes(recipe: Recipe, number: int) -> tuple[HeadScan, HeadScan]:
     """Two scans of an identity as far as the outer surface goes, at 2 mm and in half a second instead of twenty.
 
     For attackers to learn from. With label maps all tissue has one intensity.
@@ -115,6 +113,10 @@ def silhouettes(recipe: Recipe, number: int) -> tuple[Head, Head]:
         head = head | {"image": head["image"][::-1].copy(), "brain": head["brain"][::-1].copy()}
     bent = _bent(head, rng, _PERSON)
     return _rescan(bent, rng), _rescan(_bent(bent, rng, _SESSION), rng)
+
+
+def _labelled(path: Path) -> dict[str, NDArray]:
+    return {"anatomy": synth.load_anatomy(path)}
 
 
 @lru_cache(maxsize=16)
@@ -132,7 +134,7 @@ def _outline(path: Path) -> dict[str, NDArray]:
     return {"image": image, "brain": inside, "affine": _halved(canonical.GRID_AFFINE)}
 
 
-def _t1w_scan(values: NDArray[np.uint8], rng: np.random.Generator) -> Head:
+def _t1w_scan(values: NDArray[np.uint8], rng: np.random.Generator) -> HeadScan:
     """The first of the generator's scans with the order of a T1w: white matter over grey matter over CSF."""
     centre = tuple(slice(o - 32, o + 32) for o in canonical.GRID_ORIGIN)
     for _ in range(_T1W_TRIES):
@@ -142,7 +144,7 @@ def _t1w_scan(values: NDArray[np.uint8], rng: np.random.Generator) -> Head:
         if _is_t1w(probe.clean.numpy(), values[centre] & anatomy.STRUCTURE):
             scan = synth.scan(values, np.random.default_rng(seed), mask_jitter=0)
             stored = np.clip(scan.image.numpy() * STORED_UNIT, 0, 32767).astype(np.int16)
-            return Head(Volume(stored, canonical.GRID_AFFINE), scan.brain.numpy())
+            return HeadScan(Volume(stored, canonical.GRID_AFFINE), scan.brain.numpy())
     raise ScanError(f"none of {_T1W_TRIES} scans that the generator drew was T1w; give other label maps")
 
 
@@ -233,7 +235,7 @@ def _warp(brain_share: NDArray[np.float32], edges: NDArray, rng: np.random.Gener
     return fine.permute(0, 2, 3, 4, 1)
 
 
-def _rescan(head: dict[str, NDArray], rng: np.random.Generator) -> Head:
+def _rescan(head: dict[str, NDArray], rng: np.random.Generator) -> HeadScan:
     """Another contrast, bias field, gain and noise."""
     unit = float(np.median(head["image"][head["brain"] > 0.5]))
     image = (np.maximum(head["image"], 0) / unit) ** rng.uniform(0.8, 1.25)
@@ -241,7 +243,7 @@ def _rescan(head: dict[str, NDArray], rng: np.random.Generator) -> Head:
     image = image * np.exp(F.interpolate(nodes, image.shape, mode="trilinear", align_corners=True)[0, 0].numpy())
     noise = rng.normal(0, rng.uniform(0.005, 0.04), (2, *image.shape))
     stored = np.clip(np.hypot(image + noise[0], noise[1]) * rng.uniform(200, 800), 0, 32767).astype(np.int16)
-    return Head(Volume(stored, head["affine"]), head["brain"] > 0.5)
+    return HeadScan(Volume(stored, head["affine"]), head["brain"] > 0.5)
 
 
 def _halved(affine: NDArray[np.float64]) -> NDArray[np.float64]:

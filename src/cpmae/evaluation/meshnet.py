@@ -15,6 +15,7 @@ from scipy import ndimage
 from torch import nn
 
 from cpmae.errors import WeightsError
+from cpmae.evaluation.registration import labels_like
 from cpmae.volume import Volume
 
 CONFORMED_SIZE = 256  # voxels an edge, 1 mm each
@@ -62,8 +63,7 @@ def conform(volume: Volume) -> Volume:
 
 def resample_labels_like(labels: Volume, reference: Volume) -> NDArray[np.uint8]:
     """Bring conformed labels back to the reference's grid, nearest neighbour: the way back from `conform`."""
-    to_labels = np.linalg.inv(labels.affine) @ reference.affine
-    return ndimage.affine_transform(labels.data, to_labels[:3, :3], to_labels[:3, 3], reference.shape, order=0)
+    return labels_like(labels, reference)
 
 
 def segment_conformed(conformed: Volume, model_dir: str | Path, dtype: torch.dtype = torch.bfloat16) -> Volume:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cpmae import brain, canonical, overlay
-from cpmae.evaluation.identities import Head
+from cpmae.evaluation.identities import HeadScan
 from cpmae.region import grow
 from cpmae.volume import Volume, voxel_sizes
 
@@ -28,36 +28,39 @@ class Condition:
 
     factor: str
     level: str
-    apply: Callable[[Head, np.random.Generator], tuple[Head, NDArray[np.bool_]]]
+    apply: Callable[[HeadScan, np.random.Generator], tuple[HeadScan, NDArray[np.bool_]]]
 
 
 def conditions(factors: Sequence[str] | None = None, quick: bool = False) -> list[Condition]:
-    """Nothing wrong, and then all of `FACTORS` or some of them; of each only its largest level for quick runs."""
+    """Nothing wrong, and then all of `FACTORS` or some of them.
+
+    For quick runs one level of each: of the extractor the first, and of the others the last, as a rule the worst.
+    """
     made = [
         Condition(factor, str(level), partial(_apply, function=function, level=level))
         for factor, (function, levels) in FACTORS.items()
         if factors is None or factor in factors
-        for level in (levels[-1:] if quick and factor != "extractor" else levels[:1] if quick else levels)
+        for level in (levels if not quick else levels[:1] if factor == "extractor" else levels[-1:])
     ]
     return [Condition("none", "0", partial(_apply, function=untouched, level=0)), *made]
 
 
-def untouched(head: Head, level: int, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
+def untouched(head: HeadScan, level: int, rng: np.random.Generator) -> tuple[HeadScan, NDArray[np.bool_]]:
     """Scan and mask as they are."""
     return head, head.brain
 
 
-def eroded(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
+def eroded(head: HeadScan, level: float, rng: np.random.Generator) -> tuple[HeadScan, NDArray[np.bool_]]:
     """A mask that lacks `level` mm at its border."""
     return head, ndimage.distance_transform_edt(head.brain, sampling=voxel_sizes(head.volume.affine)) > level
 
 
-def dilated(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
+def dilated(head: HeadScan, level: float, rng: np.random.Generator) -> tuple[HeadScan, NDArray[np.bool_]]:
     """A mask with `level` mm too much all around."""
     return head, grow(head.brain, head.volume.affine, level)
 
 
-def shifted(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
+def shifted(head: HeadScan, level: float, rng: np.random.Generator) -> tuple[HeadScan, NDArray[np.bool_]]:
     """A mask `level` mm too far in front."""
     to_voxel = np.linalg.inv(head.volume.affine[:3, :3])
     offset = -to_voxel @ np.array([0.0, level, 0.0])
@@ -65,25 +68,25 @@ def shifted(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, N
     return head, mask > 0
 
 
-def lobe_cut(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
+def lobe_cut(head: HeadScan, level: float, rng: np.random.Generator) -> tuple[HeadScan, NDArray[np.bool_]]:
     """A mask without the foremost share `level` of its voxels."""
     front = _places(head.volume.affine, head.volume.shape)[1]
     return head, head.brain & (front < np.quantile(front[head.brain], 1 - level))
 
 
-def leaked(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
+def leaked(head: HeadScan, level: float, rng: np.random.Generator) -> tuple[HeadScan, NDArray[np.bool_]]:
     """A mask with a ball of `level` mm radius about each eye."""
     place = _canonical(head)
     near = [sum((p - c) ** 2 for p, c in zip(place, eye, strict=True)) < level**2 for eye in EYES_MM]
     return head, head.brain | near[0] | near[1]
 
 
-def extracted(head: Head, level: str, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
+def extracted(head: HeadScan, level: str, rng: np.random.Generator) -> tuple[HeadScan, NDArray[np.bool_]]:
     """The mask of a brain extractor."""
     return head, brain.extract_brain(head.volume, level)
 
 
-def contrast(head: Head, level: str, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
+def contrast(head: HeadScan, level: str, rng: np.random.Generator) -> tuple[HeadScan, NDArray[np.bool_]]:
     """A T1w with its greys exchanged for those of another sequence, by intensity: air stays dark."""
     unit = canonical.brain_unit(head.volume, head.brain)
     value = np.clip(unit.rescale(np.asarray(head.volume.data, np.float32)), 0, 3)
@@ -92,10 +95,10 @@ def contrast(head: Head, level: str, rng: np.random.Generator) -> tuple[Head, ND
     if level == "GRE-like":
         distance = np.sqrt(sum((p - c) ** 2 for p, c in zip(_canonical(head), _SINUS_MM, strict=True)))
         new *= 1 - 0.8 * np.exp(-((distance / 25) ** 2))  # signal is lost about the sinuses
-    return Head(Volume((new * 400).astype(np.int16), head.volume.affine), head.brain), head.brain
+    return HeadScan(Volume((new * 400).astype(np.int16), head.volume.affine), head.brain), head.brain
 
 
-def resampled(head: Head, level: str, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
+def resampled(head: HeadScan, level: str, rng: np.random.Generator) -> tuple[HeadScan, NDArray[np.bool_]]:
     """Other voxels, "2" or "1x1x5" mm."""
     sizes = [float(s) for s in level.split("x")] if "x" in level else [float(level)] * 3
     factors = np.array(sizes) / voxel_sizes(head.volume.affine)
@@ -109,11 +112,11 @@ def resampled(head: Head, level: str, rng: np.random.Generator) -> tuple[Head, N
         )
         for a in (np.nan_to_num(head.volume.data), head.brain)
     )
-    new = Head(Volume(data.astype(head.volume.data.dtype), affine), mask > 0.5)
+    new = HeadScan(Volume(data.astype(head.volume.data.dtype), affine), mask > 0.5)
     return new, new.brain
 
 
-def noisy(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
+def noisy(head: HeadScan, level: float, rng: np.random.Generator) -> tuple[HeadScan, NDArray[np.bool_]]:
     """Rician noise of `level` times the brain's median."""
     unit = canonical.brain_unit(head.volume, head.brain)
     value = unit.rescale(np.asarray(head.volume.data, np.float32))
@@ -121,20 +124,20 @@ def noisy(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, NDA
     return _with(head, unit.unscale(np.hypot(value + noise[0], noise[1])))
 
 
-def biased(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
+def biased(head: HeadScan, level: float, rng: np.random.Generator) -> tuple[HeadScan, NDArray[np.bool_]]:
     """A smooth field whose logarithm has the standard deviation `level`."""
     nodes = rng.standard_normal((4, 4, 4))
     field = ndimage.zoom(nodes, np.array(head.volume.shape) / 4, order=1)
     return _with(head, np.asarray(head.volume.data, np.float32) * np.exp(level * field / field.std()))
 
 
-def tilted(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
+def tilted(head: HeadScan, level: float, rng: np.random.Generator) -> tuple[HeadScan, NDArray[np.bool_]]:
     """A head that looks down by `level` degrees; its grid turns with it."""
     turn = overlay.similarity(np.array([np.deg2rad(-level), 0, 0, 0, 0, 0, 0]), np.zeros(3))
-    return Head(Volume(head.volume.data, turn @ head.volume.affine), head.brain), head.brain
+    return HeadScan(Volume(head.volume.data, turn @ head.volume.affine), head.brain), head.brain
 
 
-def cut(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, NDArray[np.bool_]]:
+def cut(head: HeadScan, level: float, rng: np.random.Generator) -> tuple[HeadScan, NDArray[np.bool_]]:
     """A field of view that ends `level` mm below the middle of the brain."""
     axis = int(np.abs(head.volume.affine[2, :3] / voxel_sizes(head.volume.affine)).argmax())
     height = _canonical(head)[2]
@@ -144,7 +147,7 @@ def cut(head: Head, level: float, rng: np.random.Generator) -> tuple[Head, NDArr
     box[axis] = slice(int(keep[0]), int(keep[-1]) + 1)
     affine = head.volume.affine.copy()
     affine[:3, 3] += affine[:3, axis] * keep[0]
-    new = Head(Volume(np.ascontiguousarray(head.volume.data[tuple(box)]), affine), head.brain[tuple(box)])
+    new = HeadScan(Volume(np.ascontiguousarray(head.volume.data[tuple(box)]), affine), head.brain[tuple(box)])
     return new, new.brain
 
 
@@ -171,19 +174,21 @@ _GREYS = {
 }
 
 
-def _apply(head: Head, rng: np.random.Generator, function: Callable, level: object) -> tuple[Head, NDArray[np.bool_]]:
+def _apply(
+    head: HeadScan, rng: np.random.Generator, function: Callable, level: object
+) -> tuple[HeadScan, NDArray[np.bool_]]:
     return function(head, level, rng)
 
 
-def _with(head: Head, values: NDArray) -> tuple[Head, NDArray[np.bool_]]:
+def _with(head: HeadScan, values: NDArray) -> tuple[HeadScan, NDArray[np.bool_]]:
     """The head with other intensities in the dtype that it has."""
     dtype = head.volume.data.dtype
     if dtype.kind in "iu":
         values = np.clip(np.rint(values), np.iinfo(dtype).min, np.iinfo(dtype).max)
-    return Head(Volume(values.astype(dtype), head.volume.affine), head.brain), head.brain
+    return HeadScan(Volume(values.astype(dtype), head.volume.affine), head.brain), head.brain
 
 
-def _canonical(head: Head) -> NDArray[np.float32]:
+def _canonical(head: HeadScan) -> NDArray[np.float32]:
     """(3, X, Y, Z) canonical mm of every voxel."""
     pose = canonical.align(head.brain, head.volume.affine)
     return _places(np.linalg.inv(pose.matrix) @ head.volume.affine, head.volume.shape)

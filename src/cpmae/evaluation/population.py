@@ -2,21 +2,23 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from cpmae import brain
+from cpmae import brain, canonical
 from cpmae.batch import records
-from cpmae.errors import ScanError
-from cpmae.evaluation.identities import Head, Recipe, identity
+from cpmae.canonical import Pose
+from cpmae.errors import CpmaeError, ScanError
+from cpmae.evaluation.identities import HeadScan, Recipe, identity
+from cpmae.evaluation.work import Cache, Failure
 from cpmae.io import nifti
+from cpmae.io.source import scans_below
 
+Item = TypeVar("Item")
 TRAINING_NUMBER = 1_000_000  # identities from here on teach attackers and are never in a test
-_NO_SCANS = ("derivatives", "sourcedata")  # folders of BIDS with what was made of scans, or what they were made of
-_MAPS = ("_mask", "_defacemask", "_dseg", "_probseg")  # a mask is no scan, and recognises nobody
 _CONTRAST = re.compile(r"(?<![a-z])(t1|t2|pd|flair|swi|dwi|bold)", re.IGNORECASE)
 
 
@@ -33,7 +35,7 @@ class Scan:
 
     name: str
     key: dict[str, Any]
-    load: Callable[[], Head]
+    load: Callable[[], HeadScan]
     synthetic: bool
 
 
@@ -56,8 +58,8 @@ def pairs_in_folder(
 ) -> tuple[list[Person], list[tuple[str, str]]]:
     """Persons with two scans of one kind below a folder; of each the first two in the order of their names are taken.
 
-    Who it is comes from `sub-...` in the path as in BIDS, else from the name of the folder that holds the scan. Masks
-    and label maps, and what lies in hidden folders, `derivatives` and `sourcedata`, are no scans.
+    Who it is comes from `sub-...` in the path as in BIDS, else from the name of the folder that holds the scan. See
+    `source.may_be_scan` for what is no scan.
 
     Returns:
         the persons, and the names of others with the reasons why they are left out.
@@ -66,10 +68,8 @@ def pairs_in_folder(
         ScanError: fewer than two persons have two such scans, or one of these cannot be read.
     """
     scans: dict[str, dict[tuple[str, ...], list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for path in sorted(folder.rglob(pattern)):
-        place = path.relative_to(folder)
-        name = person_of(place)
-        if name and _may_be_scan(place):
+    for path in scans_below(folder, pattern):
+        if name := person_of(path.relative_to(folder)):
             scans[name][tuple(_kind(path))].append(path)
     # two contrasts of one person are less alike than two scans, which would make every method look safer
     whole = {n: next((p for p in kinds.values() if len(p) > 1), None) for n, kinds in sorted(scans.items())}
@@ -81,6 +81,33 @@ def pairs_in_folder(
         )
     people = [Person(n, *(file_scan(p, brain_extractor) for p in paths)) for n, paths in pairs.items()]
     return people, [(n, "no two of its scans are of one kind") for n in whole if n not in pairs]
+
+
+def compute_missing(
+    scan: Scan,
+    cache: Cache,
+    wanted: Iterable[Item],
+    key: Callable[[Item], dict[str, Any]],
+    compute: Callable[[HeadScan, Pose, list[Item]], list[Failure]],
+) -> list[Failure]:
+    """Read a scan, if anything that is wanted of it is not in the cache yet, and compute that.
+
+    Args:
+        key: what decides an item, for the cache.
+        compute: (scan with its brain, pose of that brain, what is missing) -> what failed; it fills the cache.
+
+    Returns:
+        what failed.
+    """
+    missing = [item for item in wanted if not cache.path(scan.name, **key(item)).exists()]
+    if not missing:
+        return []
+    try:
+        head = scan.load()
+        pose = canonical.align(head.brain, head.volume.affine)
+    except CpmaeError as error:
+        return [Failure(scan.name, "reading the scan", str(error))]
+    return compute(head, pose, missing)
 
 
 def with_rescans(
@@ -106,12 +133,6 @@ def with_rescans(
                 why = f"a further scan of its person, after {again.name}" if same and again else f"not as {first.name}"
                 left_out.append((path.name, f"{why}; a scan and one rescan of each person are measured"))
     return pairs, left_out
-
-
-def _may_be_scan(place: Path) -> bool:
-    """Whether what lies here in a data set may be somebody's scan, by its name."""
-    hidden = any(part.startswith(".") for part in place.parts)
-    return not hidden and not set(_NO_SCANS) & set(place.parts[:-1]) and not place.name.split(".")[0].endswith(_MAPS)
 
 
 def _kind(path: Path) -> list[str]:
@@ -149,14 +170,14 @@ def _drawn(recipe: Recipe, number: int, session: int) -> Scan:
     return Scan(f"synthetic {number:04d} scan {session + 1}", key, partial(_draw, recipe, number, session), True)
 
 
-def _draw(recipe: Recipe, number: int, session: int) -> Head:
+def _draw(recipe: Recipe, number: int, session: int) -> HeadScan:
     return identity(recipe, number)[session]
 
 
 @lru_cache(maxsize=2)
-def _read(path: Path, brain_extractor: str) -> Head:
+def _read(path: Path, brain_extractor: str) -> HeadScan:
     volume = nifti.read(path).scaled()
     nifti.check_is_scan(volume, path.name)
     mask = brain.extract_brain(volume, brain_extractor)
     brain.check_brain_mask(mask, volume.affine)
-    return Head(volume, mask)
+    return HeadScan(volume, mask)

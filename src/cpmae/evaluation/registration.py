@@ -5,14 +5,14 @@ from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from cpmae import canonical, overlay
-from cpmae.evaluation.identities import Head
+from cpmae.evaluation.identities import HeadScan
 from cpmae.evaluation.render import brain_frame
 from cpmae.volume import Volume, voxel_sizes
 
 _STEP_MM = 3.0  # between the points that are compared
 
 
-def rigid(fixed: Head, moving: Head) -> NDArray[np.float64]:
+def rigid(fixed: HeadScan, moving: HeadScan) -> NDArray[np.float64]:
     """(4, 4) matrix from the world of `fixed` to that of `moving`, mm.
 
     Starts where the brains' masks lie over each other, and goes to where the intensities in the fixed brain
@@ -45,10 +45,15 @@ def rigid(fixed: Head, moving: Head) -> NDArray[np.float64]:
     return matrix(optimize.minimize(cost, np.zeros(6), method="Nelder-Mead", options=options).x)
 
 
-def labels_like(labels: NDArray, affine: NDArray[np.float64], fixed: Volume, to_moving: NDArray[np.float64]) -> NDArray:
-    """Labels of the moving scan on the grid of the fixed one, nearest neighbour."""
-    m = np.linalg.inv(affine) @ to_moving @ fixed.affine
-    return ndimage.affine_transform(labels, m[:3, :3], m[:3, 3], fixed.shape, order=0)
+def labels_like(moving: Volume, fixed: Volume, to_moving: NDArray[np.float64] | None = None) -> NDArray:
+    """Labels of the moving scan on the grid of the fixed one, nearest neighbour.
+
+    Args:
+        moving: the labels.
+        to_moving: as `rigid` gives it; None where both are of one scan.
+    """
+    m = np.linalg.inv(moving.affine) @ (np.eye(4) if to_moving is None else to_moving) @ fixed.affine
+    return ndimage.affine_transform(moving.data, m[:3, :3], m[:3, 3], fixed.shape, order=0)
 
 
 def _smooth(volume: Volume) -> NDArray[np.float32]:

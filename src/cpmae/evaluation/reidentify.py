@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae.errors import MethodError, MissingExtraError
-from cpmae.evaluation import attack_face, attack_network, attackers, memorisation
+from cpmae.evaluation import attackers, memorisation
 from cpmae.evaluation.attackers import Training
 from cpmae.evaluation.baselines import Method
 from cpmae.evaluation.metrics import recognise
@@ -52,34 +52,17 @@ def reidentify(
         for attacker in attacker_names:
             tell(f"{attacker} on {method.name}")
             try:
-                scores, extra = _attack(attacker, method, compared, network, training, results, tell)
+                used = network
+                if attacker == "SQN adaptive" and network is not None:
+                    used, failures = attackers.adaptive_network(method, training, network, tell)
+                    results.failures += failures
+                scores, extra = attackers.scores(attacker, compared.probes, compared.gallery, used)
             except (MissingExtraError, MethodError) as error:
                 results.skipped.append((f"{attacker} on {method.name}", str(error)))
                 continue
             _add(results, method.name, attacker, scores, extra)
     _add_examples(results, people, methods, training)
     results.extra["memorisation"] = memorisation.distances(people, methods, training)
-
-
-def _attack(
-    attacker: str,
-    method: Method,
-    compared: Compared,
-    network: attack_network.SimilarityNetwork | None,
-    training: Training,
-    results: Results,
-    tell: Tell,
-) -> tuple[NDArray, dict[str, Any]]:
-    """A table of scores, and what else is to be told of it."""
-    if attacker == "dlib":
-        scores, detected = attack_face.face_scores(compared.probes, compared.gallery)
-        return scores, {"detection_rate": detected}
-    if network is not None and attacker in ("SQN", "SQN adaptive"):
-        if attacker == "SQN adaptive":
-            network, failures = attackers.adaptive_network(method, training, network, tell)
-            results.failures += failures
-        return attack_network.similarities(network, compared.probes, compared.gallery), {}
-    return attackers.simple_scores(attacker, compared.probes, compared.gallery), {}
 
 
 def _compared(people: Sequence[Person], method: Method, cache: Cache, seed: int) -> Compared:

@@ -12,10 +12,13 @@ from cpmae.evaluation.attack_network import NetworkSettings
 from cpmae.evaluation.attackers import Training
 from cpmae.evaluation.baselines import Method
 from cpmae.evaluation.identities import Recipe
+from cpmae.evaluation.names import known
 from cpmae.evaluation.population import Scan
 from cpmae.evaluation.results import Results
 from cpmae.evaluation.work import Cache
+from cpmae.files import check_private
 from cpmae.io.output import make_folder
+from cpmae.io.source import scans_below
 from cpmae.models.checkpoint import load_model
 
 Tell = Callable[[str], None]
@@ -27,7 +30,7 @@ QUICK_METHODS = ("ORIGINAL", "BLACK", "CP-MAE")
 
 
 @dataclass(frozen=True)
-class Options:
+class EvaluationOptions:
     """What the three commands share.
 
     Attributes:
@@ -69,7 +72,7 @@ class Options:
 
 
 def run_reidentify(
-    options: Options,
+    options: EvaluationOptions,
     scans: Path | None,
     synthetic: int | None,
     attacker_names: Sequence[str] | None,
@@ -89,9 +92,9 @@ def run_reidentify(
     """
     from cpmae.evaluation.reidentify import reidentify
 
-    names = attackers.known(attacker_names)
+    names = known("attacker", attacker_names, tuple(attackers.ATTACKERS))
     methods, skipped = chosen_methods(options)
-    make_folder(options.out)
+    _make_private(options.out)
     learns = any(name.startswith("SQN") for name in names)
     recipe = recipe_of(options, needed=scans is None or learns or options.label_maps is not None)
     if scans is not None:
@@ -118,8 +121,18 @@ def run_reidentify(
     return results
 
 
+def _make_private(folder: Path) -> None:
+    """The folder for results, whose cache holds renders and voxels of the originals.
+
+    Raises:
+        OutputError: it lies in a result that may be shared, or cannot be made.
+    """
+    check_private(folder)
+    make_folder(folder)
+
+
 def run_downstream(
-    options: Options,
+    options: EvaluationOptions,
     scans: Sequence[Path],
     synthetic: int | None,
     segmenter_names: Sequence[str] | None,
@@ -147,7 +160,7 @@ def run_downstream(
     names = QUICK_SEGMENTERS if segmenter_names is None and options.quick else segmenter_names
     chosen, left_out = segmenters.resolve(names, segmenter_commands, meshnets)
     methods, skipped = chosen_methods(options)
-    make_folder(options.out)
+    _make_private(options.out)
     further: list[tuple[str, str]] = []
     if scans:
         pairs, further = population.with_rescans(files_of(scans, pattern), options.brain_extractor)
@@ -166,7 +179,7 @@ def run_downstream(
 
 
 def run_sensitivity(
-    options: Options,
+    options: EvaluationOptions,
     scans: Sequence[Path],
     synthetic: int | None,
     factors: Sequence[str] | None,
@@ -189,7 +202,8 @@ def run_sensitivity(
     from cpmae.evaluation import perturb, segmenters
     from cpmae.evaluation.sensitivity import sensitivity
 
-    names = attackers.known(SENSITIVITY_ATTACKERS if attacker_names is None else attacker_names)
+    asked = SENSITIVITY_ATTACKERS if attacker_names is None else attacker_names
+    names = known("attacker", asked, tuple(attackers.ATTACKERS))
     if "SQN adaptive" in names:
         raise SettingsError("SQN adaptive learns from one method's results, not from conditions; leave it out")
     segmenter_names = QUICK_SEGMENTERS if segmenter_names is None else segmenter_names
@@ -204,7 +218,7 @@ def run_sensitivity(
         if reasons:
             skipped += reasons
             conditions.remove(condition)
-    make_folder(options.out)
+    _make_private(options.out)
     recipe = recipe_of(options, needed=not scans or "SQN" in names)
     if scans:
         tested = [population.file_scan(f, options.brain_extractor) for f in files_of(scans, pattern)]
@@ -227,14 +241,14 @@ def run_sensitivity(
     return results
 
 
-def recipe_of(options: Options, needed: bool) -> Recipe:
+def recipe_of(options: EvaluationOptions, needed: bool) -> Recipe:
     """What identities are made from; nothing where none is needed."""
     if not needed:
         return Recipe("nothing", (), options.seed, ())
     return identities.prepare(options.label_maps, options.out / "cache", options.seed)
 
 
-def training_of(options: Options, recipe: Recipe) -> Training:
+def training_of(options: EvaluationOptions, recipe: Recipe) -> Training:
     """How much attackers 1 and 2 learn from."""
     quick = NetworkSettings(steps=150, batch=16, width=16, pixels=64, seed=options.seed)
     network = quick if options.quick else NetworkSettings(seed=options.seed)
@@ -244,7 +258,7 @@ def training_of(options: Options, recipe: Recipe) -> Training:
     return Training(recipe, many, adaptive, network, options.cache, options.processes, options.seed)
 
 
-def chosen_methods(options: Options) -> tuple[list[Method], list[tuple[str, str]]]:
+def chosen_methods(options: EvaluationOptions) -> tuple[list[Method], list[tuple[str, str]]]:
     """Methods by the options, three for quick runs."""
     names = options.methods
     if names is None and options.quick:
@@ -252,7 +266,7 @@ def chosen_methods(options: Options) -> tuple[list[Method], list[tuple[str, str]
     return baselines.resolve(names, options.commands, options.shells, options.weights)
 
 
-def settings_of(options: Options, methods: Sequence[Method]) -> dict[str, Any]:
+def settings_of(options: EvaluationOptions, methods: Sequence[Method]) -> dict[str, Any]:
     """What a run was asked for, as plain values."""
     return {
         "seed": options.seed,
@@ -280,12 +294,12 @@ def hashes(scans: Sequence[Scan]) -> dict[str, str]:
 
 
 def files_of(paths: Sequence[Path], pattern: str) -> list[Path]:
-    """Files, and those of folders that match a pattern.
+    """Files, and of folders the scans that match a pattern; masks and what lies in `derivatives` are left out there.
 
     Raises:
         ScanError: there are none.
     """
-    files = [f for p in paths for f in (sorted(p.rglob(pattern)) if p.is_dir() else [p])]
+    files = [f for p in paths for f in (scans_below(p, pattern) if p.is_dir() else [p])]
     if missing := [f for f in files if not f.is_file()]:
         raise ScanError(f"{missing[0]} does not exist, check the path")
     if not files:

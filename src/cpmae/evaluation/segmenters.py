@@ -14,6 +14,7 @@ from cpmae import brain
 from cpmae.errors import CpmaeError, MethodError, MissingExtraError
 from cpmae.evaluation import meshnet
 from cpmae.evaluation.commands import content_of, files_of_command, parse_command, run_command
+from cpmae.evaluation.names import known
 from cpmae.evaluation.results import versions
 from cpmae.extras import package_folder, require
 from cpmae.volume import Volume
@@ -88,13 +89,9 @@ def resolve(
     Raises:
         MethodError: a name is unknown, or a command has another form.
     """
-    known = {s.lower(): s for s in SEGMENTERS}
-    for name in names or ():
-        if name.lower() not in known:
-            raise MethodError(f"there is no segmenter {name!r}, choose among {', '.join(SEGMENTERS)}")
     found: list[Segmenter] = []
     skipped: list[tuple[str, str]] = []
-    for name in dict.fromkeys(known[n.lower()] for n in (SEGMENTERS if names is None else names)):
+    for name in known("segmenter", names, SEGMENTERS):
         try:
             found.append(_segmenter(name, meshnets))
         except MissingExtraError as error:

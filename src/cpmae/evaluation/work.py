@@ -12,7 +12,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from cpmae.batch import cores
 from cpmae.batch.records import digest
+from cpmae.io.output import make_folder, whole_file
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -49,7 +49,7 @@ class Cache:
 
     def path(self, name: str, **settings: Any) -> Path:
         """Where the item of this name and these settings lies."""
-        return self.folder / f"{_plain(name)}-{digest(settings)[:16]}.npz"
+        return self.folder / f"{plain(name)}-{digest(settings)[:16]}.npz"
 
     def load(self, name: str, **settings: Any) -> Arrays | None:
         """The item, or None if it was not kept yet."""
@@ -60,13 +60,22 @@ class Cache:
             return None
 
     def save(self, arrays: Mapping[str, NDArray], name: str, **settings: Any) -> None:
-        """Keep an item."""
-        path = self.path(name, **settings)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".partial-", dir=path.parent) as folder:
-            partial = Path(folder) / path.name
-            np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
-            os.replace(partial, path)
+        """Keep an item.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        make_folder(self.folder)
+        with whole_file(self.path(name, **settings)) as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    def get(self, make: Callable[[], Arrays], name: str, **settings: Any) -> Arrays:
+        """The item; if it was not kept yet, it is made and kept."""
+        found = self.load(name, **settings)
+        if found is None:
+            found = make()
+            self.save(found, name, **settings)
+        return found
 
 
 def run_all(
@@ -77,6 +86,8 @@ def run_all(
     what: str,
 ) -> Iterator[tuple[int, Result]]:
     """Apply a picklable function to all tasks, in `workers` processes of one thread each.
+
+    With one worker or one task it is done in this process, with all threads.
 
     Yields:
         (number of the task, its result), as they are done.
@@ -116,5 +127,6 @@ def _end_with(run: Connection) -> None:
         os._exit(1)
 
 
-def _plain(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+def plain(name: str, filler: str = "_") -> str:
+    """A name for a file, `filler` for all but letters, digits and hyphens."""
+    return "".join(c if c.isalnum() or c in ("-", filler) else filler for c in name)

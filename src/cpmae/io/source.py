@@ -12,6 +12,8 @@ from cpmae.errors import ScanError
 
 GZIPPED = (".gz", ".mgz")
 _CHUNK_BYTES = 2**18
+_NO_SCANS = ("derivatives", "sourcedata")  # folders of BIDS with what was made of scans, or what they were made of
+_MAPS = ("_mask", "_defacemask", "_dseg", "_probseg")
 
 
 @contextmanager
@@ -62,6 +64,20 @@ def files_below(folder: Path) -> Iterator[Path]:
             continue
         folders.sort()
         yield from (Path(name) / file for file in sorted(files))
+
+
+def scans_below(folder: Path, pattern: str) -> list[Path]:
+    """What matches a pattern below a folder and may be somebody's scan, in the order of their paths."""
+    return [path for path in sorted(folder.rglob(pattern)) if may_be_scan(path.relative_to(folder))]
+
+
+def may_be_scan(place: Path) -> bool:
+    """Whether what lies at this path in a data set may be somebody's scan, by its name.
+
+    Masks and label maps are none, nor is what lies in hidden folders, `derivatives` and `sourcedata`.
+    """
+    hidden = any(part.startswith(".") for part in place.parts)
+    return not hidden and not set(_NO_SCANS) & set(place.parts[:-1]) and not place.name.split(".")[0].endswith(_MAPS)
 
 
 def read_up_to(file: BinaryIO, size: int) -> bytearray:

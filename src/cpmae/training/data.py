@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cpmae.errors import ScanError
+from cpmae.io.output import whole_file
 from cpmae.models.vqvae import FINE, MAX_INTENSITY, STEP_MM, code_shape
 from cpmae.training import anatomy
 from cpmae.training.population import DrawnHead
@@ -32,16 +33,14 @@ class Heads:
     weight: Tensor  # (B, 1, X/8, ...), how much the field counts there
 
 
-def save_head(path: Path, head: DrawnHead) -> None:
+def save_example(path: Path, head: DrawnHead) -> None:
     """A drawn head as the networks are trained on it: its anatomy at `STEP_MM` and its field."""
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with whole_file(path) as file:
         np.savez_compressed(file, anatomy=head.anatomy(STEP_MM), field=head.field.numpy().astype(np.float16))
-    partial.replace(path)
 
 
-def load_head(path: Path) -> tuple[NDArray[np.uint8], Tensor]:
-    """The anatomy (X/2, Y/2, Z/2) uint8 and the field (3, X/8, ...) float32 in a file of `save_head`."""
+def load_example(path: Path) -> tuple[NDArray[np.uint8], Tensor]:
+    """The anatomy (X/2, Y/2, Z/2) uint8 and the field (3, X/8, ...) float32 in a file of `save_example`."""
     with np.load(path) as file:
         return file["anatomy"], torch.from_numpy(file["field"].astype(np.float32))
 
@@ -58,7 +57,7 @@ def head_files(folder: Path) -> list[Path]:
     return paths
 
 
-def brain_unit(image: Tensor, brain: Tensor) -> Tensor:
+def brain_median(image: Tensor, brain: Tensor) -> Tensor:
     """The median of the brain, with a floor for one that is nearly black; see `canonical.brain_unit`."""
     return image[brain].median().clamp(min=0.05)
 
@@ -73,11 +72,11 @@ def batches(folder: Path, size: int, seed: int, step: int = 0) -> Iterator[Heads
     rng = random_order(seed, step)
     paths = head_files(folder)
     while True:
-        yield to_batch([load_head(paths[i]) for i in rng.integers(len(paths), size=size)], rng)
+        yield to_batch([load_example(paths[i]) for i in rng.integers(len(paths), size=size)], rng)
 
 
 def to_batch(heads: list[tuple[NDArray[np.uint8], Tensor]], rng: np.random.Generator) -> Heads:
-    """Heads of `load_head` as one batch."""
+    """Heads of `load_example` as one batch."""
     image, clean, brain = brain_scan(heads[0][0], rng)
     masks = [brain, *(torch.from_numpy((values & anatomy.IN_BRAIN_MASK) > 0) for values, _ in heads[1:])]
     known = [random_view(rng) if rng.random() < CUT_SHARE else torch.ones(code_shape(FINE)) for _ in heads]
@@ -96,7 +95,7 @@ def brain_scan(values: NDArray[np.uint8], rng: np.random.Generator) -> tuple[Ten
     where = ndimage.find_objects(((values & anatomy.IN_BRAIN_MASK) > 0).astype(np.uint8))[0]
     box = tuple(slice(max(0, s.start - 2), s.stop + 2) for s in where)  # room for a mask that is drawn a little larger
     head = scan(np.ascontiguousarray(values[box]), rng)
-    unit = brain_unit(head.image, head.brain)
+    unit = brain_median(head.image, head.brain)
     image, clean, brain = torch.zeros((3, *values.shape))
     brain[box] = head.brain.float()
     image[box] = head.image / unit * head.brain

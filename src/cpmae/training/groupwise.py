@@ -23,6 +23,7 @@ from cpmae.registration import register
 from cpmae.training import anatomy
 
 BENDING = 2e-3
+_INVERSE_ITERATIONS = 20
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def soft_classes(values: NDArray[np.uint8]) -> Tensor:
     return torch.stack(channels)
 
 
-def inverse(field: Tensor, iterations: int = 20) -> Tensor:
+def inverse(field: Tensor) -> Tensor:
     """The field of the way back, by fixed-point iteration: `x + inverse(x)` is where `y + field(y)` is `x`.
 
     Returns:
@@ -78,7 +79,7 @@ def inverse(field: Tensor, iterations: int = 20) -> Tensor:
     shape = tuple(n // 4 for n in canonical.GRID_SHAPE)
     forward = dense(field, shape)
     back = -forward
-    for _ in range(iterations):
+    for _ in range(_INVERSE_ITERATIONS):
         back = -warp_volume(forward, back)
     return back
 

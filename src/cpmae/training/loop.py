@@ -4,6 +4,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cpmae.errors import MissingExtraError
+from cpmae.errors import MissingExtraError, OutputError
+from cpmae.io.output import make_folder
 
 try:
     from lightning_fabric import Fabric
@@ -42,7 +44,7 @@ class LoopSettings:
     log_every: int = 20
 
 
-def make_fabric(accelerator: str = "auto", devices: int = 1, precision: Any = "bf16-mixed") -> Fabric:
+def make_fabric(accelerator: str, devices: int, precision: Any) -> Fabric:
     """Fabric, launched; several CPU processes talk through gloo."""
     strategy = "ddp" if devices > 1 else "auto"
     fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
@@ -65,7 +67,7 @@ def train(
         batches: from the step at which training goes on to an endless stream, which should be another for each.
         folder: gets `checkpoint.pt`, from which a later call goes on, and `losses.csv`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     average = deepcopy(model).requires_grad_(False).to(fabric.device)
     # 16-mixed scales gradients up: a fused step takes that off only after they are clipped, and where they overflow
@@ -87,8 +89,9 @@ def train(
 
     def save() -> None:
         state = {"model": wrapped, "optimizer": optimizer, "average": average.state_dict(), "step": step}
-        partial = checkpoint.with_suffix(".partial")
-        fabric.save(partial, state)
+        partial = checkpoint.with_suffix(".partial")  # one name for all processes, of which Fabric lets one write
+        with _written(checkpoint):
+            fabric.save(partial, state)
         fabric.barrier()
         if fabric.global_rank == 0:
             partial.replace(checkpoint)
@@ -120,6 +123,16 @@ def _schedule(step: int, settings: LoopSettings) -> float:
     return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / settings.steps))))
 
 
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Whatever cannot be written in the block is an OutputError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"{path} cannot be written ({reason}), free some space; the same command goes on") from error
+
+
 class _Log:
     """Mean losses of every `log_every` steps, appended to a CSV file by the first process."""
 
@@ -139,7 +152,7 @@ class _Log:
         row = {"step": step, "seconds": round(time.monotonic() - self.started, 1)}
         row |= {name.lstrip("_"): round(total / self.count, 5) for name, total in self.sums.items()}
         new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
+        with _written(self.path), self.path.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(row))
             if new:
                 writer.writeheader()

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from cpmae import canonical, faces, overlay
 from cpmae.errors import ScanError
+from cpmae.io.output import whole_file
 from cpmae.models.field import GRID_SHAPE, dense, pull, sampling_grid, smooth_noise, warp_volume
 from cpmae.models.tissue import BRAIN, TISSUES
 from cpmae.registration import register
@@ -84,15 +85,16 @@ class Population:
     reliefs: NDArray[np.float32]
 
     def save(self, path: Path) -> None:
-        np.savez_compressed(
-            path,
-            atlas=self.atlas,
-            mean=self.mean.numpy().astype(np.float16),
-            modes=self.modes.numpy().astype(np.float16),
-            sources=np.stack(self.sources),
-            ways_back=torch.stack(self.ways_back).numpy().astype(np.float16),
-            reliefs=self.reliefs,
-        )
+        with whole_file(path) as file:
+            np.savez_compressed(
+                file,
+                atlas=self.atlas,
+                mean=self.mean.numpy().astype(np.float16),
+                modes=self.modes.numpy().astype(np.float16),
+                sources=np.stack(self.sources),
+                ways_back=torch.stack(self.ways_back).numpy().astype(np.float16),
+                reliefs=self.reliefs,
+            )
 
     @classmethod
     def load(cls, path: Path) -> "Population":

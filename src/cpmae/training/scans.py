@@ -11,19 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from cpmae import brain, canonical
-from cpmae.canonical import Conformed
+from cpmae.canonical import Conformed, Pose, Unit
 from cpmae.errors import CpmaeError, ScanError
 from cpmae.generate import paints_for
 from cpmae.io import nifti
-from cpmae.io.output import whole_file
+from cpmae.io.output import make_folder, whole_file
+from cpmae.io.source import scans_below
 from cpmae.models.head import HeadModel
 from cpmae.models.vqvae import FINE, MAX_INTENSITY, STEP_MM
 from cpmae.registration import fit_atlas
 from cpmae.training.data import Heads, random_order
+from cpmae.volume import Volume
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +37,8 @@ def prepare_scans(source: Path, folder: Path, model: HeadModel, part: int = 0, p
     Files that are no head scans are logged and left out. Of several `parts`, which processes do side by side, this is
     one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted([*source.rglob("*.nii"), *source.rglob("*.nii.gz")])[part::parts]:
+    make_folder(folder)
+    for path in scan_files(source)[part::parts]:
         name = "_".join(path.relative_to(source).parts)  # scans of several people often have one name
         target = folder / (name.removesuffix(".gz").removesuffix(".nii") + ".npz")
         if target.exists():
@@ -53,12 +56,22 @@ def prepare_scans(source: Path, folder: Path, model: HeadModel, part: int = 0, p
         unit = canonical.brain_unit(volume, mask)
         whole = canonical.conform(volume, np.ones_like(mask), pose, unit)
         inner = canonical.conform(volume, mask, pose, unit)
-        known = whole.mask & (inner.mask | (whole.data != 0))
+        known = whole.mask & (inner.mask | not_removed(volume, pose))
         paints = paints_for(model, inner)
         field = fit_atlas(model.atlas, paints, Conformed(whole.data, known), inner)
         image = inner.data.astype(np.float16)
         with whole_file(target) as file:
             np.savez_compressed(file, image=image, brain=inner.mask, field=field.numpy(), known=known)
+
+
+def scan_files(folder: Path) -> list[Path]:
+    """The scans below a folder, which may be a BIDS data set."""
+    return sorted([*scans_below(folder, "*.nii"), *scans_below(folder, "*.nii.gz")])
+
+
+def not_removed(volume: Volume, pose: Pose) -> NDArray[np.bool_]:
+    """Where a scan is not 0 as it is stored, MODEL_SHAPE; in units of the brain 0 may be another number."""
+    return canonical.conform(volume, np.ones(volume.shape, bool), pose, Unit(0.0, 1.0)).data != 0
 
 
 def load_prepared(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:

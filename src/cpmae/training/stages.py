@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ import numpy as np
 import torch
 
 from cpmae import faces
-from cpmae.batch.records import sha256
+from cpmae.batch.records import digest, sha256
 from cpmae.draws import KNOWN_STEP
 from cpmae.errors import ScanError, SettingsError
-from cpmae.io.output import check_output, whole_file
+from cpmae.io.output import check_output, make_folder, whole_file, write_pieces
 from cpmae.models import checkpoint
 from cpmae.models.atlas import Atlas
 from cpmae.models.head import HeadConfig, HeadModel
@@ -52,7 +53,7 @@ def begin(run: Path, writes: bool, **made_from: str) -> None:
         if changed := [name for name in before | made_from if before.get(name) != made_from.get(name)]:
             raise SettingsError(f"{run} was begun with {' and '.join(changed)} that have changed, give another folder")
     if writes:
-        run.mkdir(parents=True, exist_ok=True)
+        make_folder(run)
         with whole_file(run / MADE_FROM) as file:
             file.write(json.dumps(made_from).encode())
 
@@ -66,7 +67,7 @@ def _noted(run: Path) -> dict[str, str]:
 def scans_in(examples: Path) -> str:
     """SHA-256 of the names and sizes of a folder's scans: others, or one less, are told from those of before."""
     sha = hashlib.sha256()
-    for path in sorted([*examples.rglob("*.nii"), *examples.rglob("*.nii.gz")]):
+    for path in scans.scan_files(examples):
         size = path.stat().st_size if path.is_file() else 0  # a link to what DataLad has not fetched is no file
         sha.update(f"{path.relative_to(examples)} {size}\n".encode())
     return sha.hexdigest()
@@ -92,9 +93,16 @@ def make_population(
     """Stage one: a shape model of the label maps, and `count` heads drawn from it; a later call makes what is missing.
 
     Raises:
+        SettingsError: if the folder was begun with other label maps, doubtful places or another seed.
         ScanError: if fewer than three label maps have a complete face, or no face unlike theirs can be drawn.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    made_from = {
+        "label_maps": digest([[path.name, sha256(path)] for path in sorted(label_maps)]),
+        "doubtful": digest(doubtful or {}),
+        "seed": str(seed),
+    }
+    begin(folder, writes=False, **made_from)
+    make_folder(folder)
     if not (folder / POPULATION).exists():
         heads = {path.name.split(".")[0]: synth.load_anatomy(path) for path in label_maps}
         cut = {name for name, values in heads.items() if (values & anatomy.OUT_OF_VIEW).any()}
@@ -107,13 +115,13 @@ def make_population(
             effort,
             tell,
         )
-        made.save(folder / f"partial-{POPULATION}")
-        (folder / f"partial-{POPULATION}").replace(folder / POPULATION)
+        made.save(folder / POPULATION)
+    begin(folder, writes=True, **made_from)  # only now: what could not be made is no reason to refuse other label maps
     people = population.Population.load(folder / POPULATION)
     for number in range(count):
         target = folder / f"head-{number:05d}.npz"
         if not target.exists():
-            data.save_head(target, population.draw(people, np.random.default_rng([seed, number])))
+            data.save_example(target, population.draw(people, np.random.default_rng([seed, number])))
 
 
 def train_vqvaes(
@@ -174,8 +182,9 @@ def train_vqvaes(
             atlas = torch.stack(Atlas.from_labels(people.atlas))
         state = {"vqvae": average.state_dict(), "palette": colours, "atlas": atlas, "known_faces": known}
         state |= {"config": asdict(config)} | ({} if drawn else {"trained_on": "scans"})
-        torch.save(state, target.with_suffix(".partial"))
-        target.with_suffix(".partial").replace(target)
+        content = BytesIO()
+        torch.save(state, content)  # into a file, it hides what is wrong with the disk behind an error of its own
+        write_pieces(target, [content.getvalue()])
     fabric.barrier()
     return target
 
@@ -195,7 +204,8 @@ def train_mae(
 
     Raises:
         OutputError: if `out` cannot be written, before the work.
-        SettingsError: if `vqvae_run` has no VQ-VAE or was begun with other scans, or `run` has codes of another one.
+        SettingsError: if `vqvae_run` has no VQ-VAE or was begun with other scans, or `run` has codes of another one or
+            of other examples.
         ScanError: if there are no examples.
     """
     check_output(None, out, overwrite=True, suffixes=(".safetensors",))
@@ -208,7 +218,7 @@ def train_mae(
             f"{vqvae_run / 'vqvae.pt'} cannot be read, give the run folder of `cpmae train vqvae`"
         ) from error
     drawn = (examples / POPULATION).exists()
-    made_from = {} if drawn else {"scans": scans_in(examples)}
+    made_from = {"population": sha256(examples / POPULATION)} if drawn else {"scans": scans_in(examples)}
     if not drawn and made_from.items() - _noted(vqvae_run).items():
         raise SettingsError(f"{vqvae_run} was begun with other scans than {examples} has, train the VQ-VAEs on these")
     begin(run, fabric.global_rank == 0, vqvae=digest_of(state["vqvae"]), **made_from)
@@ -221,14 +231,14 @@ def train_mae(
     if not sources:
         raise ScanError(f"no drawn heads in {examples} and no prepared scans in {prepared}; give those of train vqvae")
     codes = run / "codes"
-    codes.mkdir(parents=True, exist_ok=True)
+    make_folder(codes)
     for number, path in islice(enumerate(sources), fabric.global_rank, None, fabric.world_size):
         target = codes / f"{path.stem}.npz"
         if target.exists():
             continue
         if drawn:
             rng = np.random.default_rng([seed, number])
-            found = mae.encode_head(*data.load_head(path), vqvaes.brain, vqvaes.non_brain, rng)
+            found = mae.encode_head(*data.load_example(path), vqvaes.brain, vqvaes.non_brain, rng)
         else:
             found = mae.encode(*scans.load_prepared(path), vqvaes.brain, vqvaes.non_brain)
         mae.save_codes(target, found)
