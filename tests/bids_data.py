@@ -3,10 +3,10 @@
 import gzip
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import nibabel as nib
 import numpy as np
@@ -14,8 +14,9 @@ import phantom
 import torch
 from numpy.typing import NDArray
 
+from cpmae import lending
+from cpmae.bids import work as bids_work
 from cpmae.bids.plan import Task
-from cpmae.bids.work import deidentify_scan
 from cpmae.canonical import Pose
 from cpmae.drawn_head import Head
 from cpmae.errors import ScanError
@@ -188,4 +189,12 @@ def told(task: Task, staging: Path) -> tuple[list[Path], dict[str, Any]]:
     return [], {"brain_extractor": task.options.brain_extractor}
 
 
-work = partial(deidentify_scan, deidentify=stand_in, draw=drawn, fits=fits)
+def work(
+    task: Task, staging: Path, deidentify: Callable[..., Any] = stand_in, fits: Callable[..., Any] = fits
+) -> tuple[list[Path], dict[str, Any]]:
+    """`bids.work.deidentify_scan` with stand-ins for what looks at a brain, put in here, in the worker."""
+    with (
+        patch.multiple(bids_work, deidentify_file=deidentify, draw_head=drawn),
+        patch.object(lending, "lent_mask_fits", fits),
+    ):
+        return bids_work.deidentify_scan(task, staging)

@@ -27,7 +27,6 @@ from cpmae import subject_key as key
 from cpmae.batch.records import Job, Outcome, Records
 from cpmae.bids import app, plan
 from cpmae.bids import dataset as description
-from cpmae.bids import work as bids_work
 from cpmae.bids.plan import Settings
 from cpmae.errors import OutputError, ScanError, SettingsError
 from cpmae.files import deidentify_file
@@ -519,7 +518,7 @@ def test_who_moved_lends_no_place_and_whoever_lies_elsewhere_is_compared(tmp_pat
             nib.Nifti1Image(stored, bids_data.AFFINE).to_filename(asked["save_brain_mask"])
             return SimpleNamespace(account={"brain_extractor": "a stand-in"}, head=bids_data.drawn(input, options))
 
-        bids_work.deidentify_scan(tasks[name], staging, deidentify, bids_data.drawn, fits)
+        bids_data.work(tasks[name], staging, deidentify, fits)
     assert compared == ["FLAIR", "magnitude1"]
     poses = {name: head and head.pose for name, head in lent.items()}
     assert lent["T1w"] is None and poses["FLAIR"] is not None
@@ -593,7 +592,7 @@ def test_pictures_lie_in_no_earlier_result_and_replace_no_other_page(
     ):
         participant(source[0], tmp_path / "out", pictures=tmp_path / place)
     assert everything(derivative) == before and shown(tmp_path / "page") == {gallery.PAGE}
-    with pytest.raises(OutputError, match="and a picture shows the original face"):
+    with pytest.raises(OutputError, match="and would show the original face"):
         picture = tmp_path / "result" / "look.png"
         deidentify_file(source[0] / f"{S}/anat/sub-01_ses-1_T1w.nii.gz", tmp_path / "x.nii", Options(), picture=picture)
 
@@ -677,6 +676,44 @@ def test_group_tells_what_was_asked_for_from_what_was_not(source: tuple, tmp_pat
     code, output = cpmae("bids", source[0], out, "group")
     assert code == 1 and "1 of 2 scans done that were asked for, 1 failed; the data set has 10 more" in output
     assert len(list((out / ".cpmae/asked").iterdir())) == 2
+
+
+def test_a_stricter_run_leaves_nothing_of_the_one_before(tmp_path: Path) -> None:
+    """Tables and descriptions that a run does not write are gone, whether rules or the input changed."""
+    root, out, new = tmp_path / "in", tmp_path / "out", bids_data.Identifiers()
+    bids_data.make(root)
+    assert participant(root, out, placement="raw", options=Options(clean_metadata=False)) == {"done": COUNT}
+    (root / "participants.json").write_text(json.dumps({"doctor": {"Description": new("doctor")}}))
+    participant(root, out, placement="raw", options=Options(clean_metadata=False))
+    assert new.all[0] in everything(out)
+    participant(root, out, placement="raw")
+    fresh = tmp_path / "fresh"
+    participant(root, fresh, placement="raw")
+    assert shown(out) == shown(fresh) and new.all[0] not in everything(out)
+    for path in [*root.rglob("*events*"), *root.glob("participants*")]:
+        path.unlink()
+    participant(root, out, placement="raw")
+    assert not [name for name in shown(out) if "events" in name or "participants" in name]
+
+
+def test_scans_that_left_the_input_are_told_of_and_removed_when_asked(tmp_path: Path) -> None:
+    root, out, new = tmp_path / "in", tmp_path / "out", bids_data.Identifiers()
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    for name in ("sub-1/anat/sub-1", "sub-2/ses-05042023/anat/sub-2_ses-05042023", "sub-2/ses-9/anat/sub-2_ses-9"):
+        bids_data.image(root / f"{name}_T1w.nii", new)
+    assert participant(root, out, placement="raw") == {"done": 3}
+    shutil.rmtree(root / "sub-2/ses-05042023")
+    dataset = bids.find(root)
+    gone = "sub-2/ses-05042023/anat/sub-2_ses-05042023_T1w.nii"
+    assert description.not_in_input(dataset, out) == [gone]
+    code, output = cpmae("bids", root, out, "group")
+    assert code == 1 and "2 of 2 scans done, 1 not in the input" in output
+    assert [gone, "not in the input"] in [line.split("\t")[:2] for line in (out / "summary.tsv").open()]
+    participant(root, out, placement="raw")
+    assert (out / gone).is_file(), "a copy of a part of the input would lose the rest"
+    app.participant(dataset, dataset.scans, out, Settings("raw"), tell=lambda *e: None, work=bids_data.work, prune=True)
+    assert cpmae("bids", root, out, "group")[0] == 0
+    assert b"05042023" not in everything(out) and (out / "sub-2/ses-9/anat/sub-2_ses-9_T1w.nii").is_file()
 
 
 REFUSED = {

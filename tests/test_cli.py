@@ -645,6 +645,24 @@ def test_image_and_sidecar_are_written_both_or_none(folder: Path, case: str) -> 
     assert_refused(ran, folder, before, *words)
 
 
+def test_a_sidecar_that_is_not_written_tells_of_the_fat_all_the_same(folder: Path) -> None:
+    def result(name: str, *more: str) -> bytes:
+        arguments = ("--brain-mask", folder / "mask.nii", "--seed", 3, *more)
+        assert run("deidentify", folder / "scan.nii", folder / name, *arguments).exit_code == 0
+        return (folder / name).read_bytes()
+
+    (folder / "scan.json").write_text(json.dumps({"ScanOptions": "FS"}))
+    suppressed = result("suppressed.nii")
+    assert result("alone.nii", "--no-sidecar") == suppressed and not (folder / "alone.json").exists()
+    (folder / "scan.json").write_text("{")
+    assert result("bright.nii", "--no-sidecar", "--fat", "bright") != suppressed
+    before = contents(folder)
+    ran = run(
+        "deidentify", folder / "scan.nii", folder / "out.nii", "--brain-mask", folder / "mask.nii", "--no-sidecar"
+    )
+    assert_refused(ran, folder, before, "scan.json is not JSON", "correct it")
+
+
 def test_folders_have_no_sidecars(folder: Path) -> None:
     before = contents(folder)
     ran = run("deidentify", folder, folder / "out", "--no-sidecar")
@@ -652,10 +670,11 @@ def test_folders_have_no_sidecars(folder: Path) -> None:
     assert "--no-sidecar is for files" in " ".join(ran.stderr.replace("│", " ").split())
 
 
-def test_without_a_sidecar_of_its_own_a_scan_leaves_others_alone(base: Path, tmp_path: Path) -> None:
+def test_without_a_sidecar_of_its_own_a_scan_leaves_others_alone_and_says_so(base: Path, tmp_path: Path) -> None:
     (tmp_path / "out.json").write_text("of something else")
-    again(base, tmp_path / "out.nii")
+    ran = again(base, tmp_path / "out.nii")
     assert (tmp_path / "out.json").read_text() == "of something else"
+    assert "out.json lies beside the result and is not of this run" in ran.stderr
 
 
 def test_allow_unusual_mask_warns_on_stderr(base: Path, tmp_path: Path) -> None:

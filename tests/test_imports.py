@@ -9,10 +9,10 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "cpmae"
 LEVELS = [
-    {"__main__", "cli", "cli_train", "cli_bids", "cli_evaluate", "cli_status"},
+    {"__main__", "cli", "cli_train", "cli_bids", "cli_evaluate", "cli_options", "cli_status", "cli_verify"},
     {"training", "evaluation", "bids", "progress"},
     {"batch"},
-    {"files", "study", "verify_study"},
+    {"files", "study", "study_output", "verify_study"},
     {"pipeline", "pipeline_run"},
     {"lending", "account", "drawn_head"},
     {"brain_search"},

@@ -11,6 +11,7 @@ import numpy as np
 import phantom
 import pytest
 import torch
+from scipy import ndimage
 
 from cpmae import brain_search, canonical, drawn_head, lending, pipeline, verify
 from cpmae.brain import extract_brain
@@ -292,6 +293,33 @@ def test_a_leaking_mask_is_refused_or_warned_of(model: HeadModel) -> None:
     assert any("no brain reaches" in w for w in run(scan, leak, model, allow_unusual_mask=True).warnings)
     with pytest.raises(BrainMaskError, match="where the face is cannot be told"):
         run(scan, leak, model, allow_unusual_mask=True, region="face")
+
+
+def test_a_piece_on_the_face_is_refused_in_a_mask_and_left_out_of_what_is_found(
+    model: HeadModel, tmp_path: Path
+) -> None:
+    scan, brain = scan_of(), brain_of()
+    ball = ndimage.distance_transform_edt(~_voxel(brain.shape, 28, 66, 10)) < 3  # in front of and below the brain
+    assert not (ball & brain).any()
+    island = brain | ball
+    with pytest.raises(BrainMaskError, match="apart from the brain, where no brain reaches"):
+        run(scan, island, model)
+    allowed = run(scan, island, model, allow_unusual_mask=True)
+    assert any("apart from the brain" in w for w in allowed.warnings)
+    nib.save(nib.Nifti1Image(island.astype(np.uint8), scan.affine), tmp_path / "island.nii.gz")
+    found = pipeline.deidentify(
+        scan,
+        brain_extractor=f"command:sh -c 'cp {tmp_path}/island.nii.gz $1' . {{mask}} {{input}}",
+        weights=model,
+        seed=3,
+    )
+    assert np.array_equal(found.brain_mask, brain)
+
+
+def _voxel(shape: tuple[int, ...], *index: int) -> np.ndarray:
+    volume = np.zeros(shape, bool)
+    volume[index] = True
+    return volume
 
 
 def test_a_few_thick_slices_are_a_scan(model: HeadModel) -> None:

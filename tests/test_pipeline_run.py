@@ -142,11 +142,14 @@ def test_a_bad_volume_leaves_no_file(tmp_path: Path, model: HeadModel) -> None:
     assert set(tmp_path.iterdir()) == before
 
 
-def test_a_volume_in_which_somebody_moved_is_told_of(tmp_path: Path) -> None:
+@pytest.mark.parametrize("slope", [1.0, -1.0])
+def test_a_volume_in_which_somebody_moved_is_told_of(tmp_path: Path, slope: float) -> None:
     data, brain = phantom.head()
     volumes = [data * b for b in (1.0, 0.5, 0.8, 1.0)]
-    volumes[2] = np.roll(volumes[2], 6, axis=1)  # 17 mm
-    run = forms.open_scan(put(tmp_path / "run.nii", np.stack(volumes, axis=-1).astype(np.float32)))
+    volumes[2] = np.roll(volumes[2], 3, axis=1)  # 8 mm, and the air 3 mm the other way
+    stored = slope * np.stack(volumes, axis=-1).astype(np.float32)
+    (tmp_path / "run.nii").write_bytes(phantom.nifti_bytes_of(stored, phantom.ras_affine(), slope))
+    run = forms.open_scan(tmp_path / "run.nii")
     options = Options(seed=3, device="cpu")
     (told,) = [w for w in deidentify_run(run, options, brain_mask=brain).warnings if "somebody moved" in w]
     assert "volume 3 of 4" in told

@@ -10,7 +10,6 @@ import sys
 import time
 from importlib import resources
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import dicom_phantom as dp
@@ -32,7 +31,7 @@ from cpmae.io.nifti import from_volume
 from cpmae.leased import UNFINISHED, leased_folder
 from cpmae.options import Options
 from cpmae.shared_mask import given_mask, mask_on
-from cpmae.study import _put_in_place
+from cpmae.study_output import put_in_place
 from cpmae.verify_study import verify_study
 from cpmae.volume import Volume
 
@@ -100,6 +99,8 @@ def test_both_head_series_come_back_and_the_rest_is_listed(study: dict[str, Any]
     ran, account = study["ran"], json.loads(study["ran"].stdout)
     assert ran.exit_code == 1, ran.output  # since one series failed
     assert [e["instances"] for e in account["series"]] == [1, 64]
+    mask_from = [e["volumes"][0]["brain_mask_from"] for e in account["series"]]
+    assert mask_from == ["series 4 (t1_mprage)", "given mask"]
     folders = {str(p.relative_to(study["out"])) for p in study["out"].rglob("*") if p.is_file()}
     assert folders == {
         *("study-01/series-001/0001.dcm",),
@@ -428,8 +429,8 @@ def folder(tmp_path: Path) -> Path:
         ("out.nii.gz", (), "out.nii.gz would be a folder of DICOM files"),
         ("ours", ("--overwrite", "--picture", "ours/p.png"), "ours/p.png lies in the output ours, and a picture shows"),
         ("ours", ("--overwrite", "--picture", "link/p.png"), "link/p.png lies in the output ours"),
-        ("out", ("--picture", "ours/study-01/series-001/p.png"), "ours, and a picture shows the original face"),
-        ("out", ("--picture", "link/p.png"), "ours, and a picture shows the original face"),
+        ("out", ("--picture", "ours/study-01/series-001/p.png"), "ours, and would show the original face"),
+        ("out", ("--picture", "link/p.png"), "ours, and would show the original face"),
         ("out", ("--picture", "in/p.png"), "in/p.png lies in the input in, which stays as it is"),
         ("out", ("--save-brain-mask", "in/m.nii"), "in/m.nii lies in the input in, which stays as it is"),
         ("ours", ("--overwrite", "--save-brain-mask", "ours/study-01/m.nii"), "m.nii lies in the output ours"),
@@ -470,6 +471,44 @@ def test_nobody_is_told_of_a_search_for_the_brain_where_a_mask_was_given(tmp_pat
     dp.classic(tmp_path / "in", STORED, AFFINE, SeriesDescription="t2_tse", EchoTime=90.0)
     ran = run("deidentify", tmp_path / "in", tmp_path / "out", "--brain-mask", mask_file(tmp_path), "--seed", "3")
     assert ran.exit_code == 0 and ran.stderr == "", ran.output
+
+
+def test_a_file_that_cannot_be_read_is_of_no_other_kind_whatever_its_name_says(tmp_path: Path) -> None:
+    (tmp_path / "this is not a DICOM file").symlink_to("nowhere")
+    found, (left,) = find_series(tmp_path)
+    assert not found and left.unseen and "fetch it" in left.reason
+
+
+def test_the_account_says_whose_brain_mask_it_is_and_what_found_it(tmp_path: Path) -> None:
+    """The first series lacks a slice, and its brain is searched for before the rest is done."""
+    nib.save(nib.Nifti1Image(BRAIN.astype(np.uint8), AFFINE), tmp_path / "mask.nii.gz")
+    tool = f"command:sh -c 'cp {tmp_path}/mask.nii.gz {{mask}}' {{input}}"
+    dp.classic(tmp_path / "in" / "1", STORED, AFFINE, SeriesNumber=1)[33].unlink()
+    late = {"SeriesDescription": "t2", "EchoTime": 90.0}
+    dp.classic(tmp_path / "in" / "2", STORED, AFFINE, SeriesNumber=2, **late)
+    done = study_module.deidentify_study(tmp_path / "in", tmp_path / "out", Options(brain_extractor=tool))
+    keys = ("brain_extractor", "brain_mask_from")
+    found = [[v[key] for key in keys] for e in done.account["series"] for v in e["volumes"]]
+    assert found == [["command:sh", "command:sh"], ["command:sh", "series 1 (t1_mprage)"]]
+
+
+def test_somebody_who_moved_in_an_inverted_series_is_seen(tmp_path: Path) -> None:
+    series, moved = uid.generate_uid(), np.roll(STORED, 3, axis=1)  # 8 mm, and the air 3 mm the other way
+    echoes, brain = [4095 - echo for echo in (STORED, moved)], np.roll(BRAIN, 3, axis=1)
+    nib.save(nib.Nifti1Image(brain.astype(np.uint8), AFFINE), tmp_path / "moved.nii.gz")
+    tool = f"command:sh -c 'cp {tmp_path}/moved.nii.gz {{mask}}' {{input}}"
+    for n, stored in enumerate(echoes):
+        inverted = {"PhotometricInterpretation": "MONOCHROME1", "SeriesInstanceUID": series}
+        dp.classic(tmp_path / "in", stored, AFFINE, names=f"{n}-{{:04d}}.dcm", EchoTime=3.0 + n, **inverted)
+    mask, options = mask_file(tmp_path), Options(brain_extractor=tool)
+    done = study_module.deidentify_study(tmp_path / "in", tmp_path / "out", options, brain_mask=mask)
+    (entry,) = done.account["series"]
+    assert [v["brain_mask_from"] for v in entry["volumes"]] == ["given mask", "command:sh"]
+    assert [w for w in done.warnings if "the brain mask of another scan does not fit" in w], done.warnings
+    kept = [data.pixel_array.T for data in instances(tmp_path / "out") if float(data.EchoTime) == 4]
+    assert np.array_equal(np.stack(kept, axis=2)[brain], echoes[1][brain])
+    (check,) = verify_study(tmp_path / "in", tmp_path / "out", mask, tool)
+    assert check.ok, check.failures
 
 
 def test_folders_without_a_head(tmp_path: Path) -> None:
@@ -587,9 +626,8 @@ def test_a_mask_on_another_grid_of_the_same_world(orientation: str) -> None:
 def test_an_old_result_comes_back_if_the_new_one_cannot_take_its_place(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old.dcm").write_bytes(b"kept")
-    run_ = SimpleNamespace(heads={})
     with pytest.raises(OutputError, match="out cannot be written"):
-        _put_in_place(run_, tmp_path / "no tree", tmp_path / "out", None, None, tmp_path / "aside")  # type: ignore[arg-type]
+        put_in_place(None, tmp_path / "no tree", tmp_path / "out", None, None, tmp_path / "aside")
     assert contents(tmp_path).keys() == {"out", "out/old.dcm"}
 
 

@@ -26,7 +26,7 @@ from cpmae.extras import require
 from cpmae.io import forms
 from cpmae.io.nifti import NiftiScan, ScanLike
 from cpmae.tool import run_tool, whole_paths
-from cpmae.volume import SAME_GRID_MM, Volume, grid_distance_mm, most_common, voxel_volume_ml
+from cpmae.volume import SAME_GRID_MM, Volume, box_of, grid_distance_mm, most_common, voxel_volume_ml
 
 MaskLike = ArrayLike | ScanLike  # (X, Y, Z), not 0 in the brain
 EXTRACTORS = ("deepbet", "robex", "hd-bet")
@@ -183,7 +183,7 @@ def check_brain_mask(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> li
         found.append(
             f"the brain mask holds {ml:.0f} ml, more than most heads can; see whether it reaches skull or scalp"
         )
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    box = box_of(mask)
     # label 0 is the mask, 1 what lies around it, as the first voxel does
     empty = np.bincount(ndimage.label(np.pad(~mask[box], 1, constant_values=True))[0].ravel())
     holes = float(empty[2:].sum()) * voxel_volume_ml(affine)

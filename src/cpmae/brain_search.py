@@ -16,12 +16,13 @@ from cpmae.errors import BrainMaskError, ScanError
 from cpmae.models.device import usable_device
 from cpmae.options import Options
 from cpmae.region import protected_voxels
-from cpmae.volume import Volume, voxel_volume_ml
+from cpmae.volume import Volume, box_of, voxel_volume_ml
 
 MAX_NOT_FINITE = 0.01  # of the brain
 MAX_LIKE_NEIGHBOURS = 0.7  # of the brain's voxels that equal the next one, as labels do; of 8-bit scans a tenth does
 MAX_TURNS = 3  # of a head that lies turned, until what is found is upright
 MOSTLY_HEAD = 0.8  # of the field of view; from here on leaving out the rest is no help to an extractor
+MAX_STRAY_PIECES_ML = 0.5  # of a mask that somebody made, apart from the brain and where no brain reaches
 MAX_APART_MM = 15.0  # between the brains of two scans that share a head
 
 
@@ -58,7 +59,11 @@ def find(
         by, mask = None, brain.check_given_mask(given_mask, "the brain mask", volume.shape, volume.affine)
         pose = canonical.align(mask, volume.affine)
     warnings = [*doubts, *brain.check_brain_mask(mask, volume.affine), *_check_intensities(volume, mask)]
-    warnings += _check_pose(pose, options.allow_unusual_mask, options.region, by)
+    faults = canonical.faults(pose)
+    stray = canonical.stray_pieces(mask, volume.affine, pose).sum() * voxel_volume_ml(volume.affine)
+    if stray > MAX_STRAY_PIECES_ML:
+        faults.append(f"{stray:.1f} ml of the brain mask lie apart from the brain, where no brain reaches")
+    warnings += _check_pose(pose, faults, options.allow_unusual_mask, options.region, by)
     if head_pose is not None:
         apart = float(np.linalg.norm(pose.matrix[:3, 3] - head_pose.matrix[:3, 3]))
         if apart > MAX_APART_MM:
@@ -78,10 +83,20 @@ def search_brain(volume: Volume, extractor: str, device: str = "cpu") -> tuple[N
     """The brain as an extractor finds it, (X, Y, Z) bool and not checked, and its pose.
 
     Extractors look at the whole field of view. Where it is mostly air they may fail, and then search the head's box.
+    What they take for brain apart from it, on the face or in an orbit, is left out.
 
     Raises:
         BrainMaskError, MissingExtraError: as `brain.extract_brain`.
     """
+    mask, pose = _search_everywhere(volume, extractor, device)
+    stray = canonical.stray_pieces(mask, volume.affine, pose)
+    if not stray.any():
+        return mask, pose
+    whole = mask & ~stray
+    return whole, canonical.align(whole, volume.affine)
+
+
+def _search_everywhere(volume: Volume, extractor: str, device: str) -> tuple[NDArray[np.bool_], canonical.Pose]:
     try:
         found = _search(volume, extractor, device)
     except BrainMaskError:
@@ -139,8 +154,7 @@ def _head_box(volume: Volume) -> tuple[slice, ...] | None:
     labels, count = ndimage.label(ndimage.binary_opening(volume.data > tissue_threshold(volume.data)))
     if not count:
         return None
-    largest = ndimage.find_objects(labels)[int(np.bincount(labels.ravel())[1:].argmax())]
-    box = tuple(slice(max(0, s.start - 5), min(n, s.stop + 5)) for s, n in zip(largest, volume.shape, strict=True))
+    box = box_of(labels == 1 + np.bincount(labels.ravel())[1:].argmax(), 5)
     size = np.prod([s.stop - s.start for s in box])
     return box if size < MOSTLY_HEAD * np.prod(volume.shape) else None
 
@@ -187,14 +201,15 @@ def _check_intensities(volume: Volume, mask: NDArray[np.bool_]) -> list[str]:
     return found
 
 
-def _check_pose(pose: canonical.Pose, allow_unusual: bool, region: str, extractor: str | None) -> list[str]:
+def _check_pose(
+    pose: canonical.Pose, faults: Sequence[str], allow_unusual: bool, region: str, extractor: str | None
+) -> list[str]:
     """Refuse a mask that no brain fills, one that leaks into the orbits, say: it would keep what identifies.
 
     A head that lies otherwise than its header says looks the same. In the region "face" nothing is allowed: where the
     face is follows from the pose.
     """
-    found = canonical.faults(pose)
-    if found and (region == "face" or not allow_unusual):
+    if faults and (region == "face" or not allow_unusual):
         look = "look at the mask, at the orientation in the header, and whether the scan holds a whole brain"
         if extractor:
             by = brain.extractor_name(extractor)
@@ -204,10 +219,10 @@ def _check_pose(pose: canonical.Pose, allow_unusual: bool, region: str, extracto
         allow = "and allow it (--allow-unusual-mask) if all are right"
         if region == "face":
             allow = "or replace all around the brain (--region nonbrain): where the face is cannot be told from it"
-        raise BrainMaskError(f"{'; '.join(found)}; {look}, {allow}")
+        raise BrainMaskError(f"{'; '.join(faults)}; {look}, {allow}")
     found = [
         f"{fault}; what it holds besides the brain is kept, a part of the face maybe: look at the result"
-        for fault in found
+        for fault in faults
     ]
     if pose.rival:
         found.append(

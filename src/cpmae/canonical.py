@@ -19,7 +19,7 @@ from cpmae.errors import BrainMaskError
 from cpmae.models.field import GRID_SHAPE, control_shape
 from cpmae.models.vqvae import STEP_MM
 from cpmae.overlay import Fit, Pair, degrees_between, right_angled_turns
-from cpmae.volume import Volume, quantiles, voxel_sizes, zero_point
+from cpmae.volume import Volume, box_of, coarser, quantiles, voxel_sizes, zero_point
 
 GRID_ORIGIN = (96, 102, 165)
 GRID_AFFINE = np.array(
@@ -133,12 +133,43 @@ def nearest_turn(pose: Pose) -> NDArray[np.float64]:
 def _far_ml(smooth: NDArray[np.float32], to_canonical: NDArray[np.float64], template: NDArray[np.float32]) -> float:
     """Canonical ml of a smoothed mask beyond the surroundings of the template brain, which `align` compares."""
     where = np.argwhere(smooth > 0.02)
-    place = (where @ to_canonical[:3, :3].T + to_canonical[:3, 3] + GRID_ORIGIN) / TEMPLATE_STEP
-    index = np.rint(place).astype(int)
-    inside = np.all((index >= 0) & (index < template.shape), axis=1)
-    near = np.zeros(len(where), bool)
-    near[inside] = _surroundings(template)[tuple(index[inside].T)]
+    near = _among(where, to_canonical, _surroundings(template))
     return float(smooth[tuple(where[~near].T)].sum()) * abs(float(np.linalg.det(to_canonical[:3, :3]))) / 1000
+
+
+def stray_pieces(mask: NDArray[np.bool_], affine: NDArray[np.float64], pose: Pose) -> NDArray[np.bool_]:
+    """Pieces of a mask apart from the largest that lie where no brain reaches: on the face, say, or in an orbit.
+
+    Voxels hang together over edges and corners too, so that thick slices do not tear a brain to pieces.
+
+    Args:
+        mask: (X, Y, Z) bool, not empty.
+        affine, pose: of its grid, and from `align`.
+
+    Returns:
+        (X, Y, Z) bool.
+    """
+    box = ndimage.find_objects(mask.view(np.uint8))[0]
+    labels, _ = ndimage.label(mask[box], np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    apart = np.argwhere((labels > 0) & (labels != sizes.argmax()))
+    start = np.array([s.start for s in box])
+    near = _among(apart + start, np.linalg.inv(pose.matrix) @ affine, template_brain() > _BRAIN_SHARE)
+    beyond = np.bincount(labels[tuple(apart[~near].T)], minlength=len(sizes)) > sizes / 2
+    stray = np.zeros(mask.shape, bool)
+    stray[box] = beyond[labels]
+    return stray
+
+
+def _among(voxels: NDArray[np.int64], to_canonical: NDArray[np.float64], where: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of the voxels (n, 3) lie where something is true on the template's grid, (n,)."""
+    place = (voxels @ to_canonical[:3, :3].T + to_canonical[:3, 3] + GRID_ORIGIN) / TEMPLATE_STEP
+    index = np.rint(place).astype(int)
+    inside = np.all((index >= 0) & (index < where.shape), axis=1)
+    among = np.zeros(len(voxels), bool)
+    among[inside] = where[tuple(index[inside].T)]
+    return among
 
 
 @dataclass(frozen=True)
@@ -219,9 +250,7 @@ def brain_unit(volume: Volume, brain: NDArray[np.bool_]) -> Unit:
 
 def grid_affine(step: int) -> NDArray[np.float64]:
     """(4, 4), voxels of `step` mm that fill the canonical grid to canonical mm."""
-    larger = np.diag([step, step, step, 1.0])
-    larger[:3, 3] = (step - 1) / 2
-    return GRID_AFFINE @ larger
+    return coarser(GRID_AFFINE, [step] * 3)
 
 
 def control_points() -> torch.Tensor:
@@ -278,15 +307,12 @@ def _shrink(
         return data, affine
     padded = np.pad(data, [(0, 0)] + [(0, -n % f) for n, f in zip(data.shape[1:], factors, strict=True)])
     pooled = F.avg_pool3d(torch.from_numpy(padded)[None], tuple(factors))[0].numpy()
-    shrink = np.eye(4)
-    shrink[:3, :3] = np.diag(factors)
-    shrink[:3, 3] = (np.array(factors) - 1) / 2
-    return pooled, affine @ shrink
+    return pooled, coarser(affine, factors)
 
 
 def smoothed(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """The mask at about 2 mm, cut to its surroundings and smoothed by `SMOOTHING_MM`, with its affine."""
-    where = ndimage.find_objects(mask.astype(np.uint8))[0]
+    where = box_of(mask)
     cut = mask[where].astype(np.float32)[None]
     shift = np.eye(4)
     shift[:3, 3] = [s.start for s in where]

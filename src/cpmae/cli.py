@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -16,16 +16,29 @@ from typer.core import TyperGroup
 from cpmae import __version__
 from cpmae.cli_bids import BidsCommand, bids
 from cpmae.cli_evaluate import evaluate
+from cpmae.cli_options import (
+    DEFAULT_EXTRACTOR,
+    AllowUnusualMask,
+    AsJson,
+    BrainExtractor,
+    BrainMask,
+    Device,
+    Fat,
+    Margin,
+    Metadata,
+    Region,
+    Weights,
+    one_of_two,
+)
 from cpmae.cli_status import status
 from cpmae.cli_train import train
-from cpmae.errors import CpmaeError, OutputError, ScanError, with_notes
+from cpmae.cli_verify import in_words, verify
+from cpmae.errors import CpmaeError, OutputError, with_notes
 from cpmae.stopping import exit_on_signals
 
 if TYPE_CHECKING:
     from cpmae.options import Options
     from cpmae.study import StudyOptions
-    from cpmae.verify import Verification
-    from cpmae.verify_run import RunVerification
 
 # Read by torch when it is imported: its allocations on the CPU then get huge pages. Every layer of the networks asks
 # for fresh memory of tens of MB, and with 4 kB pages most of the time goes into page faults.
@@ -75,16 +88,6 @@ def _options(
     """De-identify head MRI: the brain stays as it was, everything around it becomes a head that nobody has."""
 
 
-BrainMask = Annotated[Path | None, typer.Option(help="Brain mask on the scan's grid, not 0 in the brain.")]
-BrainExtractor = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="What finds the brain: deepbet (the default), robex, hd-bet, or 'command:TOOL {input} {mask}'.",
-    ),
-]
-
-
 class Retain(StrEnum):
     """What of a DICOM header may stay; typer takes no list of literals."""
 
@@ -92,9 +95,6 @@ class Retain(StrEnum):
     patient = "patient"
     device = "device"
     uids = "uids"
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout, and nothing else.")]
 
 
 @app.command()
@@ -110,17 +110,14 @@ def deidentify(
     ],
     brain_mask: BrainMask = None,
     brain_extractor: BrainExtractor = None,
-    margin_mm: Annotated[float, typer.Option(min=0, max=30, help="Keep this much around the brain too.")] = 0.0,
-    region: Annotated[
-        Literal["nonbrain", "face"],
-        typer.Option(help="Replace all outside the brain, or face and ears alone."),
-    ] = "nonbrain",
+    margin_mm: Margin = 0.0,
+    region: Region = "nonbrain",
     fat: Annotated[
-        Literal["auto", "bright", "suppressed"],
+        Fat,
         typer.Option(help="How the sequence shows fat; by default as sidecar or DICOM header say, else bright."),
     ] = "auto",
     metadata: Annotated[
-        Literal["basic", "keep"],
+        Metadata,
         typer.Option(help="Empty the header's text and drop its extensions, which can hold names, or keep them."),
     ] = "basic",
     seed: Annotated[
@@ -131,8 +128,8 @@ def deidentify(
             help="The same seed gives the same file (of DICOM, the same pixels); by default a secret one is drawn.",
         ),
     ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where the networks run.")] = "auto",
-    weights: Annotated[Path | None, typer.Option(help="A .safetensors file with its .json beside it.")] = None,
+    device: Device = "auto",
+    weights: Weights = None,
     save_brain_mask: Annotated[Path | None, typer.Option(help="Write the brain mask here, .nii or .nii.gz.")] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Write a before/after picture here, .png. It shows the original face.")
@@ -157,22 +154,20 @@ def deidentify(
     allow_burned_in: Annotated[
         bool, typer.Option("--allow-burned-in", help="DICOM: handle series that say text is burned into their pixels.")
     ] = False,
-    allow_unusual_mask: Annotated[
-        bool, typer.Option("--allow-unusual-mask", help="Warn of a brain mask of unusual place or shape, and go on.")
-    ] = False,
+    allow_unusual_mask: AllowUnusualMask = False,
 ) -> None:
     """Replace everything outside the brain by a head that nobody has; the brain stays exact."""
     from cpmae.files import deidentify_file
     from cpmae.options import Options
 
-    _one_of_two(brain_mask, brain_extractor)
+    one_of_two(brain_mask, brain_extractor)
     _only_for_dicom(input, metadata, retain, patient_id, allow_burned_in, subject_key)
     if subject_key and seed is not None:
         raise typer.BadParameter("give --seed or --subject-key, not both")
     if no_sidecar and os.path.isdir(input):  # Path.is_dir raises where a folder may not be searched
         raise typer.BadParameter("--no-sidecar is for files, DICOM folders have no sidecars")
     options = Options(
-        brain_extractor=brain_extractor or "deepbet",
+        brain_extractor=brain_extractor or DEFAULT_EXTRACTOR,
         margin_mm=margin_mm,
         region=region,
         fat=fat,
@@ -263,66 +258,7 @@ def _only_for_dicom(
             )
 
 
-@app.command()
-def verify(
-    original: Annotated[Path, typer.Argument(help="The scan that was de-identified.", show_default=False)],
-    result: Annotated[Path, typer.Argument(help="What came out.", show_default=False)],
-    brain_mask: BrainMask = None,
-    brain_extractor: BrainExtractor = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check a result against its original: is the brain exact, and what of the rest survived? Exit code 0 or 1."""
-    from cpmae.brain import load_brain_mask
-    from cpmae.io import forms
-    from cpmae.verify import verify_files
-
-    _one_of_two(brain_mask, brain_extractor)
-    for path in (original, result):
-        if not os.path.lexists(path):
-            raise ScanError(f"{path} does not exist, check the path")
-    if os.path.isdir(original) != os.path.isdir(result):
-        raise ScanError(f"of {original} and {result} one is a folder and one a file, give two files or two folders")
-    if os.path.isdir(original):
-        return _verify_study(original, result, brain_mask, brain_extractor, as_json)
-    first, _ = forms.open_scan(original), forms.open_scan(result)
-    with status() as tell:
-        tell("reading")
-        volume = None
-        if brain_mask:
-            mask = load_brain_mask(brain_mask, first.shape, first.affine)
-        else:
-            volume = first.mean()
-            tell("finding the brain")
-            from cpmae.brain_search import brain_to_compare  # and with it torch, which a given mask does without
-
-            mask = brain_to_compare(volume, brain_extractor or "deepbet")
-        tell("comparing")
-        found = verify_files(original, result, mask, volume)
-    typer.echo(json.dumps(found.to_json(), indent=2) if as_json else "\n".join(_in_words(found)))
-    if not (found.ok or brain_mask):
-        typer.echo("the brain was searched for; if another mask was used, give that one with --brain-mask", err=True)
-    raise typer.Exit(0 if found.ok else 1)
-
-
-def _verify_study(
-    original: Path, result: Path, brain_mask: Path | None, brain_extractor: str | None, as_json: bool
-) -> None:
-    """`verify` of two DICOM folders."""
-    from cpmae.verify_study import verify_study
-
-    with status() as tell:
-        tell("comparing")
-        found = verify_study(original, result, brain_mask, brain_extractor or "deepbet")
-    ok = all(check.ok for check in found)
-    if as_json:
-        typer.echo(json.dumps({"ok": ok, "series": [check.to_json() for check in found]}, indent=2))
-    else:
-        for check in found:
-            typer.echo(f"{check.name}: {check.instances} instances")
-            for volume in check.volumes:
-                typer.echo("\n".join(f"  {line}" for line in _in_words(volume)[:-1]))
-            typer.echo("  verified" if check.ok else f"  NOT verified: {'; '.join(check.failures)}")
-    raise typer.Exit(0 if ok else 1)
+app.command()(verify)
 
 
 @app.command()
@@ -353,7 +289,7 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where the files go; made i
     _warn(done.warnings)
     for name, what in ((EXAMPLE, "before, synthetic"), (RESULT, "after"), (PICTURE, "both, as a picture")):
         typer.echo(f"{folder / name}  ({what})")
-    brain, *_, verdict = _in_words(found)
+    brain, *_, verdict = in_words(found)
     typer.echo(f"{brain}\n{verdict}")
     raise typer.Exit(0 if found.ok else 1)
 
@@ -361,57 +297,6 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where the files go; made i
 app.command(cls=BidsCommand)(bids)
 
 
-def _one_of_two(brain_mask: Path | None, brain_extractor: str | None) -> None:
-    if brain_mask and brain_extractor:
-        raise typer.BadParameter("give --brain-mask or --brain-extractor, not both")
-
-
 def _warn(warnings: list[str]) -> None:
     for text in warnings:
         typer.echo(f"cpmae: warning: {text}", err=True)
-
-
-def _in_words(found: "Verification | RunVerification") -> list[str]:
-    """Brain first, verdict last; of a 4-D file, what was measured as the range over its volumes."""
-    from cpmae.verify_run import RunVerification
-
-    volumes = ""
-    if isinstance(found, RunVerification):
-        volumes = f" in each of {found.volumes} volumes"
-        measures = [
-            f"outside  equal voxels: {_range(found.outside_equal, '.1%')}, "
-            f"correlation of the mean volumes: {_number(found.mean_correlation)}",
-            f"face     equal voxels: {_range(found.face_equal, '.1%')}, correlation: "
-            f"{_range(found.face_correlation, '.2f')}, of fine detail: {_range(found.face_detail, '.2f')}, "
-            f"median distance of the mean volumes' surfaces: {_number(found.face_distance_mm, ' mm')}",
-        ]
-    else:
-        measures = [
-            f"outside  equal voxels: {_share(found.outside_equal)}, correlation: {_number(found.outside_correlation)}",
-            f"face     equal voxels: {_share(found.face_equal)}, correlation: {_number(found.face_correlation)}, "
-            f"of fine detail: {_number(found.face_detail)}, "
-            f"median distance of the surfaces: {_number(found.face_distance_mm, ' mm')}",
-        ]
-    differing = "not compared: the result has another grid"
-    if found.protected_differing is not None:
-        differing = f"{found.protected_differing:,} differ from the original"
-    header = [name for name, same in found.header.items() if not same]
-    return [
-        f"brain    {found.protected_voxels:,} voxels{volumes}, {differing}",
-        f"header   {', '.join(header)} differ" if header else f"header   {', '.join(found.header)}: equal",
-        *measures,
-        "verified" if found.ok else f"NOT verified: {'; '.join(found.failures)}",
-    ]
-
-
-def _range(values: tuple[float | None, ...], form: str) -> str:
-    known = [v for v in values if v is not None]
-    return f"{min(known):{form}} to {max(known):{form}}" if known else "not measured"
-
-
-def _share(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.1%}"
-
-
-def _number(value: float | None, unit: str = "") -> str:
-    return "not measured" if value is None else f"{value:.2f}{unit}"

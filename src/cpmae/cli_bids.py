@@ -9,6 +9,18 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from cpmae.cli_options import (
+    DEFAULT_EXTRACTOR,
+    AllowUnusualMask,
+    BrainExtractor,
+    Device,
+    Fat,
+    Margin,
+    Metadata,
+    Region,
+    Weights,
+)
+
 _MANY = ("--participant-label", "--session-label")
 
 
@@ -63,30 +75,27 @@ def bids(
     keep_column: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Keep this column of the tables too (repeat it).")
     ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove results of scans that the data set no longer has.")
+    ] = False,
     pictures: Annotated[
         Path | None,
         typer.Option(help="Write before/after pictures and a page of them here. They show the original faces."),
     ] = None,
-    brain_extractor: Annotated[
-        str, typer.Option(metavar="NAME", help="deepbet, robex, hd-bet, or 'command:TOOL {input} {mask}'.")
-    ] = "deepbet",
-    margin_mm: Annotated[float, typer.Option(min=0, max=30, help="Keep this much around the brain too.")] = 0.0,
-    region: Annotated[
-        Literal["nonbrain", "face"], typer.Option(help="Replace all outside the brain, or face and ears alone.")
-    ] = "nonbrain",
+    brain_extractor: BrainExtractor = None,
+    margin_mm: Margin = 0.0,
+    region: Region = "nonbrain",
     fat: Annotated[
-        Literal["auto", "bright", "suppressed"],
+        Fat,
         typer.Option(help="How sequences show fat; by default as sidecars and suffixes say, else bright."),
     ] = "auto",
     metadata: Annotated[
-        Literal["basic", "keep"],
+        Metadata,
         typer.Option(help="Clean headers, sidecars and tables of what may identify, or keep them."),
     ] = "basic",
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where the networks run.")] = "auto",
-    weights: Annotated[Path | None, typer.Option(help="A .safetensors file with its .json beside it.")] = None,
-    allow_unusual_mask: Annotated[
-        bool, typer.Option("--allow-unusual-mask", help="Warn of a brain mask of unusual place or shape, and go on.")
-    ] = False,
+    device: Device = "auto",
+    weights: Weights = None,
+    allow_unusual_mask: AllowUnusualMask = False,
 ) -> None:
     """De-identify a BIDS data set. A run that was stopped goes on where it was, with the same command."""
     from cpmae.errors import SettingsError
@@ -94,7 +103,7 @@ def bids(
     if sys.platform == "win32":  # which lacks the locks that tell the living from the dead
         raise SettingsError("cpmae bids does not run on Windows, use Linux, macOS or the Windows Subsystem for Linux")
     from cpmae.bids import app
-    from cpmae.bids.dataset import LEFT_OUT, NOT_ASKED, dated_labels
+    from cpmae.bids.dataset import LEFT_OUT, NOT_ASKED, dated_labels, not_in_input
     from cpmae.bids.plan import Settings
     from cpmae.io.bids import choose, find
     from cpmae.options import Options
@@ -113,7 +122,7 @@ def bids(
     settings = Settings(
         placement=placement,
         options=Options(
-            brain_extractor=brain_extractor,
+            brain_extractor=brain_extractor or DEFAULT_EXTRACTOR,
             margin_mm=margin_mm,
             region=region,
             fat=fat,
@@ -128,13 +137,26 @@ def bids(
     )
     with progress_table(len(scans)) as tell:
         counts = app.participant(
-            dataset, scans, output_dir, settings, tell=tell, n_procs=n_procs, scheduler=scheduler, slurm=slurm
+            dataset,
+            scans,
+            output_dir,
+            settings,
+            tell=tell,
+            n_procs=n_procs,
+            scheduler=scheduler,
+            slurm=slurm,
+            prune=prune,
         )
     failed = counts["failed"] + counts["crashed"]
     before = f", {counts['skipped']} were done before" if counts["skipped"] else ""
     typer.echo(f"{output_dir}: {counts['done']} scans done{before}, {failed} failed")
     if others := len((output_dir / LEFT_OUT).read_text("utf-8").splitlines()) - 1:
         typer.echo(f"{output_dir / LEFT_OUT}: {others} lines on what else is in {bids_dir} and not in the results")
+    if gone := len(not_in_input(dataset, output_dir)):
+        typer.echo(
+            f"{output_dir} has {gone} more {'scan' if gone == 1 else 'scans'}, which {bids_dir} no longer has: "
+            "withdrawn or renamed? --prune removes them, and the group level lists them"
+        )
     if several := app.of_several_heads(output_dir):
         typer.echo(
             f"people whose scans have different heads: {several}; do all scans of a person in one run, or every run "
@@ -154,11 +176,11 @@ def bids(
 
 def _in_words(counts: Counter[str]) -> str:
     """What the scans of a data set have become; those that no run was asked for are no failures."""
-    from cpmae.bids.dataset import NOT_ASKED
+    from cpmae.bids.dataset import NOT_ASKED, NOT_IN_INPUT
 
-    asked = counts.total() - counts[NOT_ASKED]
+    asked = counts.total() - counts[NOT_ASKED] - counts[NOT_IN_INPUT]
     parts = [f"{counts['done']} of {asked} scans done{' that were asked for' if counts[NOT_ASKED] else ''}"]
-    parts += [f"{counts[state]} {state}" for state in ("failed", "missing") if counts[state]]
+    parts += [f"{counts[state]} {state}" for state in ("failed", "missing", NOT_IN_INPUT) if counts[state]]
     text = ", ".join(parts)
     return f"{text}; the data set has {counts[NOT_ASKED]} more, {NOT_ASKED} in any run" if counts[NOT_ASKED] else text
 

@@ -8,13 +8,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
 from cpmae.io.nifti import NiftiScan
 from cpmae.io.run import NiftiRun
-from cpmae.volume import Volume, voxel_sizes, voxel_volume_ml
+from cpmae.volume import Volume, closest_axis, voxel_volume_ml
 
 # of the tissue about the face: new tissue meets old values by chance in a few percent of voxels; a quarter of what lies
 # within 10 mm of a face is kept with `--region face`, and more with a margin of 15 mm
@@ -65,7 +66,7 @@ class Places:
         if not len(self.face):
             return None
         head = _head(after, self.brain, tissue_threshold(after.data[self.outside]))
-        others = _world(_first_from_front(head, self.affine), self.affine)
+        others = apply_affine(self.affine, _first_from_front(head, self.affine))
         return float(np.median(KDTree(others).query(self.face)[0]))
 
 
@@ -81,6 +82,24 @@ def is_changed(equal: float | None, correlation: float | None, detail: float | N
     """Whether what was measured in the place that is judged shows another head; True where nothing was measured."""
     measured = ((equal, MAX_EQUAL), (correlation, MAX_CORRELATION), (detail, MAX_DETAIL))
     return all(abs(value or 0.0) <= most for value, most in measured)
+
+
+def compared_frames(
+    original: NiftiScan | NiftiRun, result: NiftiScan | NiftiRun, brain_mask: NDArray, separate_files: bool
+) -> tuple[dict[str, bool], NDArray[np.bool_], list[str]]:
+    """What is compared before any voxel: `same_header`, the mask as bool, and a sentence for each promise broken.
+
+    Raises:
+        ValueError: if the mask's shape is not that of the original, or of its volumes.
+    """
+    shape = original.shape if isinstance(original, NiftiRun) else original.stored.shape
+    if brain_mask.shape != shape:
+        raise ValueError(f"the brain mask has shape {brain_mask.shape}, the original {shape}")
+    header = same_header(original, result)
+    failures = [f"the result has another {name} than the original" for name, same in header.items() if not same]
+    if not separate_files:
+        failures.append("the result is the original file itself")
+    return header, brain_mask != 0, failures
 
 
 def same_header(original: NiftiScan | NiftiRun, result: NiftiScan | NiftiRun) -> dict[str, bool]:
@@ -131,8 +150,8 @@ def _face(
         return shell, none
     affine, sizes = before.affine, before.voxel_sizes
     points = _first_from_front(_head(before, brain_mask, threshold), affine)
-    middle = _world(np.array([ndimage.center_of_mass(brain_mask)]), affine)[0]
-    world = _world(points, affine)
+    middle = apply_affine(affine, ndimage.center_of_mass(brain_mask))
+    world = apply_affine(affine, points)
     face = (world[:, 1] > middle[1]) & (world[:, 2] < middle[2])
     points, world = points[face], world[face]
     if not len(points):
@@ -163,17 +182,12 @@ def _first_from_front(head: NDArray[np.bool_], affine: NDArray[np.float64]) -> N
 
     The way is along the array axis that is closest to the world's y, so oblique grids need no resampling.
     """
-    axis = int(np.abs(affine[1, :3] / voxel_sizes(affine)).argmax())
-    forward = affine[1, axis] > 0
+    axis, forward = closest_axis(affine, 1)
     seen = np.flip(head, axis) if forward else head
     depth = seen.argmax(axis)
     rows, columns = np.nonzero(np.any(head, axis))
     first = depth[rows, columns]
     return np.insert(np.stack([rows, columns], 1), axis, head.shape[axis] - 1 - first if forward else first, axis=1)
-
-
-def _world(indices: NDArray, affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    return indices @ affine[:3, :3].T + affine[:3, 3]
 
 
 def _same(original: NiftiScan | NiftiRun, result: NiftiScan | NiftiRun, fields: tuple[str, ...]) -> bool:

@@ -57,7 +57,8 @@ def deidentify_file(
         picture: where a before/after picture goes, .png; it shows the original face. Of a 4-D file, the mean volumes.
         weights: a weight file or a model from `checkpoint.load`; the package's own if None.
         head: of another scan's result, to be used again; see `pipeline.deidentify`.
-        sidecar: if `input` has a JSON sidecar beside it, write one beside `output`, cleaned as the header is.
+        sidecar: if `input` has a JSON sidecar beside it, write one beside `output`, cleaned as the header is. For
+            `options.fat` "auto" it is read in any case.
         overwrite: replace outputs that exist.
         progress: called with the name of each stage.
         beside: further files to write with the result.
@@ -72,21 +73,22 @@ def deidentify_file(
         raise ScanError(f"{input} does not exist, check the path")
     if picture and staging is None:  # data sets have one folder of pictures, and look at that
         check_private(picture)
-    described = sidecar_of(input) if sidecar and os.path.isfile(sidecar_of(input)) else None
+    described = sidecar_of(input) if os.path.isfile(sidecar_of(input)) else None
+    sidecar = sidecar and described is not None
     check_outputs(
         [*(file for p in (input, brain_mask) if p for file in forms.files_of(p)), *([described] if described else [])],
         [p for p in (save_brain_mask, save_replaced_mask) if p],
         [p for p in (picture,) if p],
-        own=(*forms.result_files(input, output), *([sidecar_of(output)] if described else [])),
+        own=(*forms.result_files(input, output), *([sidecar_of(output)] if sidecar else [])),
         overwrite=overwrite,
     )
     tell("reading")
     run = forms.open_scan(input)
     fields = None
-    if described:
+    if described and (sidecar or options.fat == "auto"):
         said = read_sidecar(described)
         options = options.for_sequence(said)
-        fields = metadata_json.sidecar(said, options, f"cpmae {__version__}")
+        fields = metadata_json.sidecar(said, options, f"cpmae {__version__}") if sidecar else None
     mask = load_brain_mask(brain_mask, run.shape, run.affine) if brain_mask else None
     result: Deidentified | DeidentifiedRun
     before: Callable[[], Volume]  # the input's intensities, for the picture alone
@@ -121,17 +123,25 @@ def deidentify_file(
     if fields is not None:
         files.append((sidecar_of(output), text_writer(dumped(fields))))
     files += [*beside, *forms.writers(output, marked, made)]
+    other = sidecar_of(output)
+    if other.is_file() and other not in [path for path, _ in files]:
+        result.warnings.append(
+            f"{other.name} lies beside the result and is not of this run: see whether it names somebody"
+        )
     write_together(files, staging, late, overwrite=overwrite)
     return result
 
 
-def check_private(picture: Path) -> None:
+def check_private(place: Path) -> None:
     """Nobody who shares a result should share an original face with it.
 
+    Args:
+        place: of a picture, of a folder of pictures, or of what else is kept of originals.
+
     Raises:
-        OutputError: if a picture, or a folder of pictures, would lie in what cpmae made of a DICOM study or a data set.
+        OutputError: if it lies in what cpmae made of a DICOM study or a data set.
     """
-    for folder in (picture.resolve(), *picture.resolve().parents):
+    for folder in (place.resolve(), *place.resolve().parents):
         described = folder / "dataset_description.json"
         steps: Any = []
         if os.path.isfile(described):
@@ -142,8 +152,7 @@ def check_private(picture: Path) -> None:
             ours = ours or any(folder.glob("study-[0-9][0-9]*/series-[0-9][0-9][0-9]*/[0-9]*.dcm"))
         if ours:
             raise OutputError(
-                f"{picture} lies in the result {folder}, and a picture shows the original face; "
-                "choose a place outside of it"
+                f"{place} lies in the result {folder}, and would show the original face; choose a place outside of it"
             )
 
 

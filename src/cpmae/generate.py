@@ -23,6 +23,7 @@ from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 from cpmae.models.vqvae import FINE, STEP_MM
 from cpmae.registration import fit_atlas
 from cpmae.thicken import random_thickness, thickened
+from cpmae.volume import box_of
 
 INNER_TABLE_MM = 5.0  # of bone about every brain; chosen by deepbet's agreement between scans and results
 STEM_MM = 10  # of the brain stem that no bone covers
@@ -35,7 +36,6 @@ def generate_field(
     brain: Conformed,
     kept: Conformed | None,
     generator: torch.Generator,
-    settings: SamplingSettings | None = None,
 ) -> Tensor:
     """Draw the shape of a head that fits a brain, and whose face is none that the model learnt from.
 
@@ -51,8 +51,7 @@ def generate_field(
     Returns:
         (3, *control_shape()) float32, mm: the field into the model's atlas; see `models.field`.
     """
-    settings = settings or SamplingSettings()
-    draws = Draws(model, model.brain_condition(brain.data, brain.mask), generator, settings)
+    draws = Draws(model, model.brain_condition(brain.data, brain.mask), generator, SamplingSettings())
     if kept is None:
         thickness = random_thickness(generator)
         return draws.nobody(
@@ -116,7 +115,7 @@ def _coil(mask: NDArray[np.bool_], length: int, generator: torch.Generator) -> T
     low, high = COIL_REACH_MM
     reach = low + (high - low) * float(torch.rand((), generator=generator))
     mm = (torch.arange(length) + 0.5) * (GRID_SHAPE[2] / length)
-    bottom = float(ndimage.find_objects(mask.view(np.uint8))[0][2].start * STEP_MM)
+    bottom = float(box_of(mask)[2].start * STEP_MM)
     return 1 / (1 + ((bottom - mm).clamp(min=0) / reach) ** 2)
 
 
@@ -127,9 +126,8 @@ def _as_painted(atlas: Atlas) -> tuple[Atlas, tuple[int, ...]]:
     A head may be larger than its brain, and CSF between the two, bright in T2w, would be taken for brain; that of the
     sulci lies in the brain mask. The lowest part, about the brain stem, stays open.
     """
-    where = ndimage.find_objects((atlas.tissue == BRAIN).numpy().view(np.uint8))[0]
     tissue = with_orbits(atlas.tissue)
-    above = tissue[:, :, where[2].start + 2 * STEM_MM :]
+    above = tissue[:, :, box_of((atlas.tissue == BRAIN).numpy())[2].start + 2 * STEM_MM :]
     above[(above == BRAIN) | (above == TISSUES.index("csf"))] = TISSUES.index("bone")
     return atlas._replace(tissue=tissue).cropped()
 
@@ -155,13 +153,11 @@ def beside_brain(mask: NDArray[np.bool_], skin: Tensor, shape: tuple[int, int, i
         mask: canonical.MODEL_SHAPE.
         skin: from `skin_of`; it stays, however near it lies.
     """
-    where = ndimage.find_objects(mask.view(np.uint8))[0]
-    margin = int(INNER_TABLE_MM / STEP_MM) + 1
-    box = tuple(slice(max(0, s.start - margin), s.stop + margin) for s in where)
+    box = box_of(mask, int(INNER_TABLE_MM / STEP_MM) + 1)
     near = np.zeros(mask.shape, np.float32)
     near[box] = ndimage.distance_transform_edt(~mask[box], sampling=STEP_MM) <= INNER_TABLE_MM
     near[box] *= ~ndimage.binary_fill_holes(mask[box])  # ventricles that a mask leaves out are no bone
-    near[:, :, : where[2].start + STEM_MM // STEP_MM] = 0
+    near[:, :, : box_of(mask)[2].start + STEM_MM // STEP_MM] = 0
     beside = torch.from_numpy(near) * (1 - skin)
     return F.interpolate(beside[None, None], shape, mode="trilinear", align_corners=False)[0, 0]
 

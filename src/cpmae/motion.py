@@ -9,13 +9,18 @@ from scipy import ndimage
 MOVED_MM = 4.0  # of the middle of what is bright; less is left to whoever looks at a result
 
 
-def middle(values: NDArray, affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The middle of what is brighter than the mean of (X, Y, Z), where a head lies in any contrast: (3,), world mm.
+def middle(stored: NDArray, slope: float, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The middle of what is brighter than the mean, where a head lies in any contrast: (3,), world mm.
 
     NaN where nothing is.
+
+    Args:
+        stored: (X, Y, Z), numbers as a file holds them.
+        slope: from these to intensities; if it is below 0, the greater number is the darker one.
     """
-    finite = np.isfinite(values)
-    bright = values > values.mean(where=finite, dtype=np.float64) if finite.any() else finite
+    finite = np.isfinite(stored)
+    mean = stored.mean(where=finite, dtype=np.float64) if finite.any() else np.nan
+    bright = stored > mean if slope > 0 else stored < mean
     voxel = np.array(ndimage.center_of_mass(bright)) if bright.any() else np.full(3, np.nan)
     return affine[:3, :3] @ voxel + affine[:3, 3]
 

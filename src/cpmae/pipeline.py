@@ -92,7 +92,15 @@ def deidentify(
         ValueError: for an argument out of range.
     """
     options = Options(
-        brain_extractor, margin_mm, region, clean_metadata, seed, device, allow_unusual_mask, noise_number, fat
+        brain_extractor=brain_extractor,
+        margin_mm=margin_mm,
+        region=region,
+        clean_metadata=clean_metadata,
+        seed=seed,
+        device=device,
+        allow_unusual_mask=allow_unusual_mask,
+        noise_number=noise_number,
+        fat=fat,
     )
     return deidentify_scan(
         _as_scan(scan), options, brain_mask=brain_mask, weights=weights, head=head, progress=progress

@@ -81,7 +81,7 @@ def deidentify_run(
     header.check_grid(run.header, run.path.name)
     tell("reading all volumes")
     total = RunMean(run)
-    middles = [motion.middle(stored, run.affine) for stored in total.added(run.stored_volumes())]
+    middles = [motion.middle(stored, run.slope, run.affine) for stored in total.added(run.stored_volumes())]
     mean = total.mean() if run.count > 1 else run.mean()
     nifti.check_is_scan(mean, run.path.name)
 

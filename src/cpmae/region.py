@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from cpmae import canonical
 from cpmae.canonical import Pose
-from cpmae.volume import voxel_sizes
+from cpmae.volume import box_of, voxel_sizes
 
 FACE_CLEARANCE_MM = 5.0  # the least distance between the brain and the face region
 FACE_DEPTH_MM = 66.0  # of the plane before which the face lies, along the direction that a face looks
@@ -34,9 +34,7 @@ def protected_voxels(
 def grow(mask: NDArray[np.bool_], affine: NDArray[np.float64], mm: float) -> NDArray[np.bool_]:
     """The mask and all voxels within `mm` of it."""
     sizes = voxel_sizes(affine)
-    box = ndimage.find_objects(mask.astype(np.uint8))[0]
-    reach = np.ceil(mm / sizes).astype(int) + 1
-    box = tuple(slice(max(0, s.start - r), s.stop + r) for s, r in zip(box, reach, strict=True))
+    box = box_of(mask, np.ceil(mm / sizes).astype(int) + 1)
     grown = mask.copy()
     grown[box] = ndimage.distance_transform_edt(~mask[box], sampling=sizes) <= mm
     return grown

@@ -32,7 +32,7 @@ def sample(
             (n,) int64, to logits (n, codebook_size).
         codes: (X, Y, Z) int64; what stands under `removed` is not looked at.
         removed: (X, Y, Z) bool, True where codes are to be drawn.
-        num_steps: calls of `logits_fn`; how many codes are drawn in each follows a cosine, few at first.
+        num_steps: at most so many calls of `logits_fn`; how many codes each draws follows a cosine, few at first.
         temperature: 1 samples the model's distribution, 0 takes its most likely code.
 
     Returns:

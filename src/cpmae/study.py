@@ -5,11 +5,9 @@ is listed with its reason and left out; the others go on. OUT_DIR appears when a
 """
 
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,27 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae import __version__, motion
+from cpmae.brain import extractor_name
 from cpmae.errors import BrainMaskError, CpmaeError, OutputError, ScanError, with_notes
-from cpmae.files import check_private
-from cpmae.io import dicom, dicom_pixels, dicom_scan, nifti
+from cpmae.io import dicom, dicom_pixels, dicom_scan
 from cpmae.io.dicom import Left, Series, t1w_score
 from cpmae.io.dicom_mosaic import read_mosaic
 from cpmae.io.dicom_volumes import Stack, frames_of, no_volume, stacks_of
-from cpmae.io.mask import mask_scan
 from cpmae.io.nifti import NiftiScan
-from cpmae.io.output import SUFFIXES
-from cpmae.io.together import Writer, check_outputs, write_together
+from cpmae.io.together import check_outputs
 from cpmae.leased import unfinished_folder
 from cpmae.metadata_dicom import Identity, deidentify_header
 from cpmae.options import Options
 from cpmae.shared_mask import FoundBrain, given_mask, lender
+from cpmae.study_output import Images, check_apart, check_folders, put_in_place
 from cpmae.subject_key import seed_of
 
 if TYPE_CHECKING:
     from cpmae.drawn_head import Head
     from cpmae.models.head import HeadModel
-
-_OURS = re.compile(r"study-\d{2,}/series-\d{3,}/\d{4,}\.dcm")  # names of the files of a result
 
 
 @dataclass(frozen=True)
@@ -78,21 +73,14 @@ class StudyResult:
 
 
 @dataclass(frozen=True)
-class _Images:
-    """What a picture shows."""
-
-    before: NiftiScan
-    after: NiftiScan
-    kept: NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
 class _Head(FoundBrain):
     """A brain of a frame of reference and the head around it, for all its series."""
 
+    series: str  # its name
     is_own: bool  # found in its own series, or given
+    mask_from: dict[str, str]  # for accounts
     drawn: "Head"
-    images: _Images | None  # if picture or mask are asked for
+    images: Images | None  # if picture or mask are asked for
 
 
 @dataclass
@@ -150,8 +138,8 @@ def deidentify_study(
         OutputError, ScanError: if nothing can be read, written or handled; the fault of one series is in the result.
     """
     tell = progress or (lambda stage: None)
-    _check_folders(input, output, overwrite)
-    _check_apart(input, output, picture, save_brain_mask)
+    check_folders(input, output, overwrite)
+    check_apart(input, output, picture, save_brain_mask)
     check_outputs(
         [p for p in (input, brain_mask) if p],
         [p for p in (save_brain_mask,) if p],
@@ -193,7 +181,8 @@ def deidentify_study(
             why = "; ".join(f"{item.name}: {item.reason}" for item in [*failed, *left][:5])
             raise ScanError(f"{input} holds no head series that can be de-identified ({why})")
         tell("writing")
-        _put_in_place(run, tree, output, save_brain_mask, picture, temporary / "old")
+        first = next((found[0].images for found in run.heads.values() if found), None)
+        put_in_place(first, tree, output, save_brain_mask, picture, temporary / "old")
     account = {
         "version": __version__,
         "metadata": "basic" if options.clean_metadata else "keep",
@@ -210,45 +199,6 @@ def deidentify_study(
 
 def _plain(item: Left) -> dict[str, Any]:
     return {"name": item.name, "count": item.count, "reason": item.reason}
-
-
-def _check_folders(input: Path, output: Path, overwrite: bool) -> None:
-    """Find out before the work whether the folder can be made, and that nothing of value lies there."""
-    source, target = input.resolve(), output.resolve()
-    if source == target or source in target.parents or target in source.parents:
-        raise OutputError(f"{output} is, holds or lies in the input {input}, choose a folder apart from it")
-    if output.name.lower().endswith(SUFFIXES) and not output.exists():
-        raise OutputError(f"{output} would be a folder of DICOM files, name a folder (dcm2niix makes NIfTI of these)")
-    if not target.parent.is_dir():
-        raise OutputError(f"the folder {output.parent} does not exist, make it first")
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"the folder {output.parent} is not writable, choose another one")
-    if not output.exists():
-        return
-    if not output.is_dir():
-        raise OutputError(f"{output} is a file and the input a folder, choose a new folder")
-    if os.path.ismount(target):
-        raise OutputError(f"{output} is a mount point, which cannot be replaced; name a folder in it")
-    there = [p for p in sorted(output.rglob("*")) if not p.is_dir()]
-    if there and not overwrite:
-        raise OutputError(f"{output} is not empty, choose a new folder or ask to replace it (--overwrite)")
-    foreign = [p for p in there if not _OURS.fullmatch(p.relative_to(output).as_posix())]
-    if foreign:
-        raise OutputError(
-            f"{output} holds {foreign[0].name}, which is not a result of this command; choose a new folder"
-        )
-
-
-def _check_apart(input: Path, output: Path, picture: Path | None, save_brain_mask: Path | None) -> None:
-    """Results are to be shared, and an old one is replaced with all that is in it; the input stays as it is."""
-    for path in (picture, save_brain_mask):
-        if path and path.parent.resolve().is_relative_to(input.resolve()):
-            raise OutputError(f"{path} lies in the input {input}, which stays as it is; choose a place outside of it")
-    for path, why in ((picture, "a picture shows the original face"), (save_brain_mask, "it holds DICOM files alone")):
-        if path and path.parent.resolve().is_relative_to(output.resolve()):
-            raise OutputError(f"{path} lies in the output {output}, and {why}; choose a place outside of it")
-    if picture:
-        check_private(picture)
 
 
 def _all_series(
@@ -349,9 +299,10 @@ def _volume(
     header = series.instances[stack.frames[0].instance].header
     values = dicom_pixels.value_range(header)
     scan = dicom_scan.to_scan(stack, pixels, values, header.get("PhotometricInterpretation") == "MONOCHROME1")
-    middle = motion.middle(scan.stored, stack.affine)
-    mask, drawn, is_own = _lent(run, series, stack, scan, own, own is None or motion.has_moved(own.middle, middle))
-    if mask is None and stack.holes:
+    middle = motion.middle(scan.stored, scan.slope, stack.affine)
+    mask, drawn, lent = _lent(run, series, stack, scan, own, own is None or motion.has_moved(own.middle, middle))
+    searched = mask is None
+    if searched and stack.holes:
         # the pipeline would find the brain too, and keep what is interpolated from around it
         device = usable_device(run.options.device)
         mask, _ = brain_search.search_brain(scan.scaled(), run.options.brain_extractor, device)
@@ -376,22 +327,27 @@ def _volume(
         kept, key = done.protected[:, :, slot].T, (frame.instance, frame.index)
         if not np.array_equal(new[key][kept], pixels[key][kept]):
             raise ScanError(f"protected voxels of {series.name} changed on the way, and the result was dropped")
-    images = _Images(scan, done.image, done.protected) if run.shows else None
-    here = _Head(done.brain_mask, stack.affine, middle, is_own, done.head, images)
+    images = Images(scan, done.image, done.brain_mask, done.protected) if run.shows else None
+    if lent:
+        mask_from = lent.mask_from if lent is own else {**lent.mask_from, "brain_mask_from": lent.series}
+    else:
+        by = extractor_name(run.options.brain_extractor) if searched else done.account["brain_extractor"]
+        mask_from = {"brain_extractor": by, "brain_mask_from": by}
+    here = _Head(done.brain_mask, stack.affine, middle, series.name, lent is None, mask_from, done.head, images)
     account = {k: v for k, v in done.account.items() if k not in ("seed", "warnings", "metadata", "version")}
-    return here, new, account
+    return here, new, account | mask_from
 
 
 def _lent(
     run: _Run, series: Series, stack: Stack, scan: NiftiScan, own: _Head | None, compared: bool
-) -> "tuple[NDArray[np.bool_] | None, Head | None, bool]":
+) -> "tuple[NDArray[np.bool_] | None, Head | None, _Head | None]":
     """The mask and the head that a volume gets from its series, its world or the user, as far as there are any.
 
     Args:
         compared: see whether the mask is this image's brain.
 
     Returns:
-        mask, head, and whether the brain is this volume's own: found here or given.
+        mask, head, and whose mask it is; None if the brain is this volume's own: found here or given.
     """
     from cpmae import lending
 
@@ -403,14 +359,14 @@ def _lent(
             raise ScanError("the brain lies outside of its field of view, in which nothing else shows where a head is")
         text = f"{series.name}: {doubt}"
         run.warnings += [text] if doubt and text not in run.warnings else []
-        return mask, head.drawn.elsewhere() if mask is None else head.drawn, mask is None
+        return (None, head.drawn.elsewhere(), None) if mask is None else (mask, head.drawn, head)
     if run.given_mask:
         mask = given_mask(run.given_mask, scan)
     elif t1w_score(series) < 2:
         run.warnings.append(f"there is no T1w in the world of {series.name}; its own brain was searched for")
     if series.patient in run.drawn:  # one head for all that is shared of a person
         drawn = run.drawn[series.patient].elsewhere()
-    return mask, drawn, True
+    return mask, drawn, None
 
 
 @dicom.quiet()
@@ -437,34 +393,3 @@ def _write(run: _Run, series: Series, folder: Path, new: dict[tuple[int, int], N
             ) from error
         if not np.array_equal(dicom_pixels.get_pixels(dicom.read_whole(path), path.name), frames):
             raise ScanError(f"instance {n + 1} of {series.name} does not read back as it was written, and was dropped")
-
-
-def _put_in_place(
-    run: _Run, tree: Path, output: Path, save_brain_mask: Path | None, picture: Path | None, old: Path
-) -> None:
-    """Mask and picture, then the folder; an old folder is moved away first and comes back if that fails."""
-    head = next((found[0] for found in run.heads.values() if found), None)
-    files: list[tuple[Path, Writer]] = []
-    if head and (images := head.images):
-        if picture:
-            from cpmae.report.picture import before_after
-
-            before, after = images.before.scaled(), images.after.scaled()
-            files.append((picture, lambda path: before_after(before, after, head.mask, path, images.kept)))
-        if save_brain_mask:
-            files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(images.before, head.mask))))
-    output = output.resolve()  # "." cannot be renamed
-
-    def make_room(place: Path) -> None:
-        """Called last, when all that takes long is done: a process that is killed meanwhile leaves the old folder."""
-        if output.exists():
-            output.rename(old)
-        tree.rename(place)
-
-    try:
-        write_together([*files, (output, make_room)])
-    except BaseException:
-        if old.exists():
-            with suppress(OSError):  # an error in the restoring would hide the one that led here
-                old.rename(output)
-        raise

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpmae.brain import MaskLike, check_given_mask
-from cpmae.compare import correlation, equal_voxels, is_changed, places, same_header, share
+from cpmae.compare import compared_frames, correlation, equal_voxels, is_changed, places, share
 from cpmae.detail import surviving_detail
 from cpmae.io import forms
 from cpmae.io.container import Container, pair_header
@@ -154,17 +154,10 @@ def verify(
     Raises:
         ValueError: if the mask's shape is not the original's.
     """
-    shape = original.stored.shape
-    if brain_mask.shape != shape:
-        raise ValueError(f"the brain mask has shape {brain_mask.shape}, the original {shape}")
-    header = same_header(original, result)
-    brain_mask = np.asarray(brain_mask) != 0
+    header, brain_mask, failures = compared_frames(original, result, brain_mask, separate_files)
     inside = int(np.count_nonzero(brain_mask))
-    failures = [f"the result has another {name} than the original" for name, same in header.items() if not same]
-    if not separate_files:
-        failures.append("the result is the original file itself")
     differing, measures = None, _Measures()
-    if result.stored.shape == shape:
+    if result.stored.shape == original.stored.shape:
         equal = equal_voxels(original.stored, result.stored)
         differing = int(np.count_nonzero(~equal & brain_mask))
         if differing:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpmae.compare import Places, correlation, equal_voxels, is_changed, places, same_header, share
+from cpmae.compare import Places, compared_frames, correlation, equal_voxels, is_changed, places, share
 from cpmae.detail import surviving_detail
 from cpmae.io.run import NiftiRun, RunMean
 from cpmae.volume import Volume, most_common, voxel_sizes
@@ -99,14 +99,8 @@ def verify_run(
         ScanError: if one of the files is cut short or damaged.
         ValueError: if the mask's shape is not that of the original's volumes.
     """
-    if brain_mask.shape != original.shape:
-        raise ValueError(f"the brain mask has shape {brain_mask.shape}, the original's volumes {original.shape}")
-    header = same_header(original, result)
-    brain_mask = np.asarray(brain_mask) != 0
+    header, brain_mask, failures = compared_frames(original, result, brain_mask, separate_files)
     inside = int(np.count_nonzero(brain_mask))
-    failures = [f"the result has another {name} than the original" for name, same in header.items() if not same]
-    if not separate_files:
-        failures.append("the result is the original file itself")
     found: list[_OfVolume] = []
     unchanged: tuple[int, ...] = ()
     mean_correlation = distance = None
@@ -114,8 +108,9 @@ def verify_run(
         before = mean or original.mean()
         where, total = places(before, brain_mask), RunMean(result)
         found = list(_compared(original, result, where, total))
-        mean_correlation = correlation(before.data, total.mean().data, where.outside)
-        distance = where.face_distance_mm(total.mean())
+        after = total.mean()
+        mean_correlation = correlation(before.data, after.data, where.outside)
+        distance = where.face_distance_mm(after)
         unchanged = tuple(
             n
             for n, v in enumerate(found)

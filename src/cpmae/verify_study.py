@@ -77,7 +77,8 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
             continue
         volumes, failures, own, in_world = [], _same_study(old, new), None, brains.setdefault(old.world, [])
         for (scan, stack), (other, _) in zip(_scans(old), _scans(new), strict=True):
-            lent, middle = own or lender(in_world, stack.shape, stack.affine), motion.middle(scan.stored, stack.affine)
+            lent = own or lender(in_world, stack.shape, stack.affine)
+            middle = motion.middle(scan.stored, scan.slope, stack.affine)
             compared = own is None or motion.has_moved(own.middle, middle)  # all as `study` did
             mask = lending.taken_over(lent, scan, compared)[0] if lent else None
             is_own = mask is None

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 SAME_GRID_MM = 0.1  # between the corners of two grids that are one; NIfTI's qform is float32
 _ADDED_SHARE = 0.7
@@ -47,6 +48,27 @@ def voxel_sizes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
 def voxel_volume_ml(affine: NDArray[np.float64]) -> float:
     """Volume of one voxel in millilitres, correct for sheared grids too."""
     return float(abs(np.linalg.det(np.asarray(affine, np.float64)[:3, :3]))) / 1000.0
+
+
+def closest_axis(affine: NDArray[np.float64], world: int) -> tuple[int, bool]:
+    """The array axis closest to a world axis (0 to the right, 1 to the front, 2 up), and whether it runs that way."""
+    axis = int(np.abs(affine[world, :3] / voxel_sizes(affine)).argmax())
+    return axis, bool(affine[world, axis] > 0)
+
+
+def coarser(affine: NDArray[np.float64], factors: Sequence[float] | NDArray) -> NDArray[np.float64]:
+    """The affine of voxels `factors` times as large, along each array axis, that begin at the same corner."""
+    larger = np.diag([*factors, 1.0])
+    larger[:3, 3] = (np.array(factors) - 1) / 2
+    return affine @ larger
+
+
+def box_of(mask: NDArray[np.bool_], margin: int | Sequence[int] | NDArray[np.intp] = 0) -> tuple[slice, ...]:
+    """The smallest box that holds a mask which is not empty, and `margin` voxels about it as far as the array goes."""
+    margins = np.broadcast_to(margin, mask.ndim).tolist()
+    box = ndimage.find_objects(mask.view(np.uint8))[0]
+    ends = zip(box, margins, mask.shape, strict=True)
+    return tuple(slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in ends)
 
 
 def grid_distance_mm(shape: tuple[int, ...], one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

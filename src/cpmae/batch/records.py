@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -100,14 +101,14 @@ class Records:
         return self.root / FOLDER / "scans" / f"{name}.json"
 
     def write(self, job: Job, outcome: Outcome) -> None:
-        """Record an outcome; the file changes at once and whole. What a job that failed gave before is removed.
+        """Record an outcome; the file changes at once and whole. What the job gave before and now does not is removed.
 
         Raises:
             OutputError: if it cannot be written.
         """
         facts = {"name": job.name, "fingerprint": job.fingerprint, "draw": job.draw, **asdict(outcome)}
         del facts["traceback"]
-        gone = self._outputs_of_none_but(job.name) if outcome.state != "done" else ()
+        gone = self._outputs_of_none_but(job.name, outcome.outputs if outcome.state == "done" else ())
         self._put(self.path(job.name), facts, f"what became of {job.name}", gone)
 
     def _put(self, path: Path, content: Any, what: str, gone: Iterable[str] = ()) -> None:
@@ -124,10 +125,38 @@ class Records:
         except OSError as error:
             raise OutputError(f"{what} cannot be recorded ({error.strerror}), free space") from error
 
-    def _outputs_of_none_but(self, name: str) -> set[str]:
-        """What a job gave before; tables that several echoes share are left to those that are done."""
+    def forget(self, names: Iterable[str]) -> None:
+        """Remove records of jobs, all that they gave, and that they were asked for.
+
+        Raises:
+            OutputError: if something cannot be removed.
+        """
+        names = set(names)
+        for name in names:
+            try:
+                for path in [*(self.root / output for output in self._outputs_of_none_but(name)), self.path(name)]:
+                    path.unlink(missing_ok=True)
+                    self._remove_empty(path.parent)
+            except OSError as error:
+                raise OutputError(f"the results of {name} cannot be removed ({error.strerror})") from error
+        left = self.asked() - names
+        shutil.rmtree(self.root / FOLDER / "asked", ignore_errors=True)
+        self.ask(left)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove a folder in which nothing lies, and those above it: their names are somebody's labels."""
+        with suppress(OSError):  # there is something in it, or it is gone
+            while folder != self.root:
+                folder.rmdir()
+                folder = folder.parent
+
+    def _outputs_of_none_but(self, name: str, now: Iterable[str] = ()) -> set[str]:
+        """What a job gave before, and not `now`; tables that several echoes share are left to those that are done."""
+        gone = set((self.read(name) or {"outputs": {}})["outputs"]).difference(now)
+        if not gone:
+            return gone
         others = (record["outputs"] for record in self.all() if record["name"] != name and record["state"] == "done")
-        return set((self.read(name) or {"outputs": {}})["outputs"]).difference(*others)
+        return gone.difference(*others)
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The record of a job, None if there is none that can be read: the job is then done again."""

@@ -30,6 +30,7 @@ def participant(
     n_procs: int = 1,
     scheduler: str | None = None,
     slurm: bool = False,
+    prune: bool = False,
 ) -> Counter[str]:
     """De-identify scans of a data set into `target`, those that are done already left alone.
 
@@ -39,6 +40,7 @@ def participant(
         n_procs: processes on this machine, or jobs that Slurm is asked for.
         scheduler: address of a Dask scheduler, to work there.
         slurm: work in jobs of Slurm.
+        prune: remove results of scans that the data set no longer has.
 
     Returns:
         How many scans were "skipped" (done before), "done", "failed" and "crashed".
@@ -60,6 +62,8 @@ def participant(
     with _staging(target) as staging:
         description.describe(dataset, target, settings, staging)
         records = Records(target, staging)
+        if prune:
+            records.forget(description.not_in_input(dataset, target))
         records.ask(job.name for job in todo)
         what = (work, records, staging, (source, target))
         if scheduler or slurm:
@@ -110,7 +114,7 @@ def group(dataset: Dataset, scans: Sequence[Scan], target: Path) -> Counter[str]
         raise OutputError(f"{target} holds no results, run the participant level first")
     description.check_output(dataset, target, None)
     with _staging(target) as staging:
-        return description.summarize(scans, target, staging)
+        return description.summarize(dataset, scans, target, staging)
 
 
 def _anywhere(settings: Settings) -> Settings:

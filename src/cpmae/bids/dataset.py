@@ -23,11 +23,13 @@ from cpmae.files import check_private
 from cpmae.io import sidecar
 from cpmae.io.bids import IMAGES, Dataset, Scan
 from cpmae.io.together import text_writer, write_together
+from cpmae.metadata_json import holds_a_date
 from cpmae.report import gallery
 
 TEMPORARY = ".cpmae-run-"  # folders of runs, see `leased`
 LEFT_OUT = "left_out.tsv"
 NOT_ASKED = "not asked for"
+NOT_IN_INPUT = "not in the input"
 _IGNORED = (f"{FOLDER}*/", "failures.tsv", LEFT_OUT, "summary.tsv")
 _DESCRIPTION = (
     *("Name", "BIDSVersion", "HEDVersion", "License", "Authors", "Acknowledgements", "HowToAcknowledge", "Funding"),
@@ -43,7 +45,22 @@ _PUBLIC = re.compile(
     r"[a-z\d-]+(\.[a-z\d-]+)*\.[a-z]{2,}(:\d+)?(/\S*)?",
     re.IGNORECASE,
 )
-_DAY = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
+# 230405, 050423 and 040523: in a label, and nowhere else, six digits are taken for a day if they can be one.
+_SHORT_DAY = re.compile(
+    r"(?<!\d)(?:\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"
+    r"|(?:(?:0[1-9]|[12]\d|3[01])(?:0[1-9]|1[0-2])|(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))\d\d)(?!\d)"
+)
+# Signs of a place that is not everybody's: an address (or a folder of another machine, or mail), a path, a user's name.
+_PRIVATE = re.compile(
+    r"[\w.+-]:[/\\]|\bmailto:|\b(file|smb|sftp|ssh|scp|afp|nfs):\S|\w@\w|\\\\|\w\\\w+\\"
+    r"|(?:^|[\s\"'(\[<{=,;|])(?:~?/+|~\w+/|\.\.?[/\\])[^\s/]*\w",
+    re.IGNORECASE,
+)
+_TOKEN = re.compile(
+    r"[?&#;][^=&#;\s]*(token|secret|passw|pwd|signature|credential|session|api[-_]?key|access[-_]?key)[^=&#;\s]*="
+    r"|[?&#;](auth|key|sig|sid|pw|pass|user|login)=",
+    re.IGNORECASE,
+)
 _DOI = re.compile(r"(?:doi:\s*|https?://(?:dx\.)?doi\.org/)?(10\.\d{4,9}/\S+)", re.IGNORECASE)
 _README = """{name}: head MRI, de-identified
 
@@ -116,8 +133,9 @@ def check_pictures(dataset: Dataset, target: Path, pictures: Path) -> None:
 
 def dated_labels(scans: Iterable[Scan]) -> list[str]:
     """Labels, such as `ses-20230405`, that may say on which day somebody was scanned; results keep them."""
-    labels = {f"{entity}-{label}" for scan in scans for entity, label in scan.name.entities.items()}
-    return sorted(label for label in labels if _DAY.search(label))
+    labels = {item for scan in scans for item in scan.name.entities.items()}
+    dated = [item for item in labels if holds_a_date(item[1]) or _SHORT_DAY.search(item[1])]
+    return sorted(f"{entity}-{label}" for entity, label in dated)
 
 
 def describe(dataset: Dataset, target: Path, settings: Settings, staging: Path) -> None:
@@ -157,8 +175,14 @@ def finish(dataset: Dataset, scans: Sequence[Scan], target: Path, settings: Sett
     if failed:
         texts["failures.tsv"] = _table(("scan", "reason"), [(r["name"], r["reason"]) for r in failed])
     _put(target, texts, staging)
-    if not failed:
-        (target / "failures.tsv").unlink(missing_ok=True)
+    for name in {"failures.tsv", "participants.tsv", "participants.json"} - texts.keys():  # of an earlier run
+        (target / name).unlink(missing_ok=True)
+
+
+def not_in_input(dataset: Dataset, target: Path) -> list[str]:
+    """Scans that `target` has results or records of and the data set no longer has: withdrawn, or renamed."""
+    there = {str(scan.path) for scan in dataset.scans}
+    return [record["name"] for record in Records(target).all() if record["name"] not in there]
 
 
 def remove_empty(target: Path, names: Iterable[str]) -> None:
@@ -172,11 +196,11 @@ def remove_empty(target: Path, names: Iterable[str]) -> None:
                 (target / folder).rmdir()
 
 
-def summarize(scans: Sequence[Scan], target: Path, staging: Path) -> Counter[str]:
-    """Write `summary.tsv`, a line a scan of the input, and count them.
+def summarize(dataset: Dataset, scans: Sequence[Scan], target: Path, staging: Path) -> Counter[str]:
+    """Write `summary.tsv`, a line a scan of the input and of those that it no longer has, and count them.
 
     Returns:
-        How many are "done", "failed", "missing" (not done yet) and "not asked for" by any run.
+        How many are "done", "failed", "missing" (not done yet), "not asked for" by any run and "not in the input".
     """
     records, asked = {record["name"]: record for record in Records(target).all()}, Records(target).asked()
     columns = (
@@ -198,6 +222,11 @@ def summarize(scans: Sequence[Scan], target: Path, staging: Path) -> Counter[str
         account = {**record["account"], "warnings": "; ".join(record["account"].get("warnings", []))}
         found = [str(account.get(column, "n/a")) or "n/a" for column in columns]
         rows.append((name, state, record["reason"] or "n/a", *found))
+    for name in not_in_input(dataset, target):
+        counts[NOT_IN_INPUT] += 1
+        rows.append(
+            (name, NOT_IN_INPUT, "withdrawn or renamed: cpmae bids --prune removes it", *["n/a"] * len(columns))
+        )
     _put(target, {"summary.tsv": _table(("scan", "state", "reason", *columns), rows)}, staging)
     return counts
 
@@ -242,8 +271,10 @@ def _belongs(dataset: Dataset, scan: Scan) -> list[PurePosixPath]:
 def _description(dataset: Dataset, target: Path, placement: Placement) -> dict[str, Any]:
     before = _load(dataset.root / "dataset_description.json")
     kept = {key: before[key] for key in _DESCRIPTION if key in before}
-    if isinstance(references := kept.get("ReferencesAndLinks"), list):
-        kept["ReferencesAndLinks"] = [item for item in references if _leads_nowhere_private(item)]
+    if "ReferencesAndLinks" in kept:
+        references = kept["ReferencesAndLinks"]  # a text, where somebody has only one
+        items = references if isinstance(references, list) else [references]
+        kept["ReferencesAndLinks"] = [item for item in items if _leads_nowhere_private(item)]
     steps = [{k: s[k] for k in ("Name", "Version", "CodeURL") if k in s} for s in _dicts(before.get("GeneratedBy"))]
     for step in steps:
         if "CodeURL" in step and not _is_public(step["CodeURL"]):
@@ -284,10 +315,15 @@ def _is_public(address: Any) -> bool:
 
 
 def _leads_nowhere_private(text: Any) -> bool:
-    """Whether a reference is prose in which all addresses are public."""
-    if not isinstance(text, str) or re.match(r"[/\\~]|[a-z]:[/\\]", text, re.IGNORECASE):  # a path
+    """Whether a reference is prose in which all addresses are public, without paths, people's own and passwords."""
+    if not isinstance(text, str):
         return False
-    return all(_is_public(address.rstrip(".,;)>]")) for address in re.findall(r"[a-zA-Z]+:/\S*", text))
+    addresses = [address.rstrip(".,;)>]\"'") for address in re.findall(r"https?:/\S*", text, re.IGNORECASE)]
+    if not all(_is_public(address) and not _TOKEN.search(address) for address in addresses):
+        return False
+    for address in sorted(addresses, key=len, reverse=True):  # or the rest of a longer one would look like a path
+        text = text.replace(address, "")
+    return _PRIVATE.search(text) is None
 
 
 def _participants(dataset: Dataset, target: Path, keep: Sequence[str], clean: bool) -> dict[str, str]:
@@ -342,6 +378,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _put(folder: Path, texts: Mapping[str, str], staging: Path) -> None:
-    """Write texts that differ from what is there; each appears at once and whole."""
-    changed = {n: t for n, t in texts.items() if not (folder / n).is_file() or (folder / n).read_text("utf-8") != t}
+    """Write texts that differ from what is there, byte by byte; each appears at once and whole."""
+    there = {name: (folder / name).read_bytes() for name in texts if (folder / name).is_file()}
+    changed = {name: text for name, text in texts.items() if there.get(name) != text.encode("utf-8", "replace")}
     write_together([(folder / name, text_writer(text)) for name, text in changed.items()], staging)

@@ -8,7 +8,7 @@ It is kept in the private folder of the run, for the other scans of that run, an
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from cpmae.files import deidentify_file, draw_head
 from cpmae.io import bids, forms, sidecar
 from cpmae.io.together import Writer, text_writer
 from cpmae.sequence import ECHO_PLANAR
-from cpmae.volume import Volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,27 +32,11 @@ if TYPE_CHECKING:
 _UNCHECKED = "nothing in a phase image tells whether the brain mask of another scan fits, see whether it does"
 
 
-def lent_mask_fits(volume: Volume, mask: "NDArray") -> tuple[bool, str | None]:
-    """As `lending.lent_mask_fits`, which comes with torch."""
-    from cpmae import lending
-
-    return lending.lent_mask_fits(volume, mask)
-
-
-def deidentify_scan(
-    task: Task,
-    staging: Path,
-    deidentify: Callable[..., Any] = deidentify_file,
-    draw: "Callable[..., Head]" = draw_head,
-    fits: "Callable[[Volume, NDArray], tuple[bool, str | None]]" = lent_mask_fits,
-) -> tuple[list[Path], dict[str, Any]]:
+def deidentify_scan(task: Task, staging: Path) -> tuple[list[Path], dict[str, Any]]:
     """De-identify one scan of a data set; the `batch.engine.Work` of data sets.
 
     Args:
         staging: a private folder on the output's file system, for what is not complete yet.
-        deidentify: what does one file, with the arguments of `files.deidentify_file`.
-        draw: what draws the head of a scan alone, with the arguments of `files.draw_head`.
-        fits: what compares a scan with the mask that another one lends, as `lending.lent_mask_fits`.
 
     Raises:
         what `files.deidentify_file` raises, and ScanError for sidecars and tables that cannot be read.
@@ -65,9 +48,9 @@ def deidentify_scan(
     for folder in {path.parent for path in (*paths, output, *([task.picture] if task.picture else []))}:
         folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="scan-", dir=staging) as private:
-        mask, mask_from, here, doubts = _mask_of_another(task, Path(private), fits)
-        head = _head_of_another(task, staging, here, draw)
-        result = deidentify(
+        mask, mask_from, here, doubts = _mask_of_another(task, Path(private))
+        head = _head_of_another(task, staging, here)
+        result = deidentify_file(
             task.source / task.scan,
             output,
             task.options.for_sequence(_with_suffix(task, said)),
@@ -95,9 +78,7 @@ def deidentify_scan(
     return [*paths, output], account
 
 
-def _mask_of_another(
-    task: Task, folder: Path, fits: "Callable[[Volume, NDArray], tuple[bool, str | None]]"
-) -> tuple[Path | None, str | None, bool, list[str]]:
+def _mask_of_another(task: Task, folder: Path) -> tuple[Path | None, str | None, bool, list[str]]:
     """The brain mask of a scan of the session, on this one's grid, by the rule of `bids.session_mask`, and whose it is.
 
     It is compared with the image, but not where the two are of one acquisition and grid, as maps are, in which brains
@@ -106,6 +87,8 @@ def _mask_of_another(
     Returns:
         the mask's file and whose it is; whether the brain lies where that of `task.head` does; and warnings.
     """
+    from cpmae import lending  # and with it torch, which this process needs in any case
+
     grid, volume, warnings = grid_of(task.source / task.scan), None, []
     lent = {reference: _lent(task, reference, grid) for reference in task.references}
     of_head = next((mask for reference, mask in lent.items() if reference.scan == task.head), None)
@@ -119,7 +102,7 @@ def _mask_of_another(
         elif not together:
             if volume is None:
                 volume = forms.open_scan(task.source / task.scan).mean()
-            fit, doubt = fits(volume, mask)
+            fit, doubt = lending.lent_mask_fits(volume, mask)
         warnings += [f"{reference.scan}: {doubt}"] if doubt else []
         if fit:
             here = of_head is not None and agree(mask, of_head)
@@ -138,7 +121,7 @@ def _lent(task: Task, reference: Reference, grid: Grid) -> "NDArray | None":
     return mask_for(grid, grid_of(scan), there) if there.is_file() and scan.is_file() else None
 
 
-def _head_of_another(task: Task, staging: Path, here: bool, draw: "Callable[..., Head]") -> "Head | None":
+def _head_of_another(task: Task, staging: Path, here: bool) -> "Head | None":
     """The head of the person's other scan, in its place if this scan lies in the same frame; None if there is none.
 
     Args:
@@ -154,7 +137,7 @@ def _head_of_another(task: Task, staging: Path, here: bool, draw: "Callable[...,
         head = load_head(kept)
     else:
         try:
-            head = draw(task.source / task.head, task.options, weights=task.weights)
+            head = draw_head(task.source / task.head, task.options, weights=task.weights)
         except (ScanError, BrainMaskError):
             return None
         _keep_head(head, kept)

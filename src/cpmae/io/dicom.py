@@ -126,6 +126,10 @@ class _Unreadable(ScanError):
     """Of a file that may be anything."""
 
 
+class _NoDicom(ScanError):
+    """Of a file of another kind."""
+
+
 def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
     """All series of MR images below a folder, by study and number, and whatever else lies there.
 
@@ -137,6 +141,7 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
     """
     found: dict[str, list[Instance]] = {}
     left: list[Left] = []
+    of_another_kind = 0
     seen: dict[str, str] = {}
     copies: dict[tuple[Path, Path], list[tuple[str, str]]] = {}  # by their folder and that of the first copies
     for path in files_below(folder):
@@ -145,6 +150,7 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
             header = read_header(path)
         except ScanError as error:
             left.append(Left(name, 1, str(error), isinstance(error, _Unreadable)))
+            of_another_kind += isinstance(error, _NoDicom)
             continue
         kind = header.get("SOPClassUID", "")
         if kind == MediaStorageDirectoryStorage or path.name == "DICOMDIR":
@@ -168,7 +174,7 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
         left.append(Left(name, 1 + len(more), f"a second copy of {twin} (SOPInstanceUID){others}"))
     if not found and not left:
         raise ScanError(f"{folder} holds no files, give a folder of DICOM files")
-    if not found and all("is not a DICOM file" in item.reason for item in left):
+    if not found and of_another_kind == len(left):
         if (folder / "dataset_description.json").exists():
             raise ScanError(f"{folder} is a BIDS data set, use `cpmae bids`, and `cpmae verify` on single files")
         raise ScanError(f"{folder} holds no DICOM file among its {len(left)}, give a folder of DICOM files")
@@ -213,7 +219,7 @@ def read_whole(path: Path, pixels: bool = True) -> Dataset:
 
 def _read(path: Path, whole: bool, **arguments: object) -> Dataset:
     if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-        raise ScanError(f"{path.name} is not a DICOM file")
+        raise _NoDicom(f"{path.name} is not a DICOM file")
     try:
         with quiet():
             try:
@@ -225,7 +231,7 @@ def _read(path: Path, whole: bool, **arguments: object) -> Dataset:
             if not whole:
                 deque(found.iterall(), 0)  # elements are understood when they are asked for: ask here, once for all
     except InvalidDicomError as error:
-        raise ScanError(f"{path.name} is not a DICOM file") from error
+        raise _NoDicom(f"{path.name} is not a DICOM file") from error
     except DAMAGE as error:
         text = " ".join(str(error).splitlines()[:1])
         raise ScanError(f"{path.name} is truncated or damaged ({text}), copy it again") from error

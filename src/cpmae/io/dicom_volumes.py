@@ -24,6 +24,8 @@ SAME_PLACE_MM = 0.01
 UNEVEN = 0.1  # of the gap: how far off its place on a regular grid a slice may lie
 MAX_FILLED = 3  # places of the grid a slice, at most; more would be invention
 TILT_DEGREES = 0.5  # worth a word
+_STORAGE = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
+_KINDS = ("AcquisitionNumber", "InversionTime", "TriggerTime")  # of `Frame.kinds`, where both classes have them
 _COMPLEX = ("M", "P", "R", "I", "MAGNITUDE", "PHASE", "REAL", "IMAGINARY", "PHASE MAP", "VELOCITY")
 
 
@@ -135,34 +137,60 @@ def _tiles(path: Path, whole: Frame) -> list[Frame]:
     ]
 
 
+@dataclass(frozen=True)
+class _Said:
+    """What the header of either class says of a frame; `plane` to `scale` hold the tags that `_frame` reads."""
+
+    plane: Dataset
+    direction: Dataset
+    measures: Dataset
+    scale: Dataset
+    number: int
+    kinds: tuple[Any, ...]
+
+
+def _classic(header: Dataset, instance: int) -> _Said:
+    """Of an image with one frame, which tells all in its own header."""
+    part = next((v for v in image_type(header)[2:] if v in _COMPLEX), "")
+    echo, b = number_of(header, "EchoTime"), number_of(header, "DiffusionBValue")
+    time = number_of(header, "TemporalPositionIdentifier")
+    number = int(number_of(header, "InstanceNumber", instance + 1))
+    return _Said(header, header, header, header, number, (part, echo, b, _gradient(header), time))
+
+
+def _enhanced(header: Dataset, group: Dataset, index: int) -> _Said:
+    """Of a frame of an enhanced image, from its own functional group and the one that all frames share."""
+    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+
+    def item(keyword: str) -> Dataset:
+        return (group.get(keyword) or shared.get(keyword) or [Dataset()])[0]
+
+    diffusion = item("MRDiffusionSequence")
+    directions = diffusion.get("DiffusionGradientDirectionSequence") or [Dataset()]
+    frame_type = item("MRImageFrameTypeSequence")
+    part = str(frame_type.get("ComplexImageComponent") or header.get("ComplexImageComponent") or "")
+    echo, b = number_of(item("MREchoSequence"), "EffectiveEchoTime"), number_of(diffusion, "DiffusionBValue")
+    time = number_of(item("FrameContentSequence"), "TemporalPositionIndex")
+    return _Said(
+        plane=item("PlanePositionSequence"),
+        direction=item("PlaneOrientationSequence"),
+        measures=item("PixelMeasuresSequence"),
+        scale=item("PixelValueTransformationSequence"),
+        number=index + 1,
+        kinds=(part, echo, b, _gradient(directions[0]), time),
+    )
+
+
+def _gradient(header: Dataset) -> tuple[float, ...]:
+    found = _floats(header, "DiffusionGradientOrientation", 3)
+    return () if found is None else tuple(found.round(4).tolist())
+
+
 def _frame(header: Dataset, group: Dataset | None, name: str, instance: int, index: int) -> Frame:
     """A frame from the header of a classic image, or of an enhanced one and the frame's functional group."""
-    if group is None:
-        plane = direction = measures = scale = echo = diffusion = header
-        kind = next((v for v in image_type(header)[2:] if v in _COMPLEX), "")
-        time: Any = number_of(header, "TemporalPositionIdentifier")
-        gradient = _floats(header, "DiffusionGradientOrientation", 3)
-        number = int(number_of(header, "InstanceNumber", instance + 1))
-        echo_time, b = number_of(echo, "EchoTime"), number_of(diffusion, "DiffusionBValue")
-    else:
-        shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-
-        def part(keyword: str) -> Dataset:
-            return (group.get(keyword) or shared.get(keyword) or [Dataset()])[0]
-
-        plane, direction = part("PlanePositionSequence"), part("PlaneOrientationSequence")
-        measures, scale = part("PixelMeasuresSequence"), part("PixelValueTransformationSequence")
-        diffusion, content = part("MRDiffusionSequence"), part("FrameContentSequence")
-        frame_type = part("MRImageFrameTypeSequence")
-        kind = str(frame_type.get("ComplexImageComponent") or header.get("ComplexImageComponent") or "")
-        time = number_of(content, "TemporalPositionIndex")
-        direction_of = (diffusion.get("DiffusionGradientDirectionSequence") or [Dataset()])[0]
-        gradient = _floats(direction_of, "DiffusionGradientOrientation", 3)
-        number = index + 1
-        echo_time = number_of(part("MREchoSequence"), "EffectiveEchoTime")
-        b = number_of(diffusion, "DiffusionBValue")
-    position, cosines = _floats(plane, "ImagePositionPatient", 3), _floats(direction, "ImageOrientationPatient", 6)
-    spacing = _floats(measures, "PixelSpacing", 2)
+    said = _classic(header, instance) if group is None else _enhanced(header, group, index)
+    position = _floats(said.plane, "ImagePositionPatient", 3)
+    cosines, spacing = _floats(said.direction, "ImageOrientationPatient", 6), _floats(said.measures, "PixelSpacing", 2)
     if position is None or cosines is None or spacing is None:
         raise ScanError(f"{name} does not say where it lies (position, orientation or spacing), export it again")
     across, down = cosines[:3], cosines[3:]
@@ -170,42 +198,23 @@ def _frame(header: Dataset, group: Dataset | None, name: str, instance: int, ind
         raise ScanError(f"{name} has directions that are not at right angles, {cosines.round(3).tolist()}, correct it")
     if (spacing <= 0).any():
         raise ScanError(f"{name} has a spacing of {spacing.tolist()} mm, correct it")
-    slope, inter = number_of(scale, "RescaleSlope", 1.0), number_of(scale, "RescaleIntercept")
+    slope, inter = number_of(said.scale, "RescaleSlope", 1.0), number_of(said.scale, "RescaleIntercept")
     if slope == 0 or not np.isfinite([slope, inter]).all():
         numbers = f"a slope of {slope:g} and an intercept of {inter:g}"
         raise ScanError(f"{name} has {numbers} (RescaleSlope, RescaleIntercept), correct them")
     return Frame(
         instance=instance,
         index=index,
-        number=number,
+        number=said.number,
         file=name,
         position=position,
         across=across * spacing[1],  # the second number is the distance of columns
         down=down * spacing[0],
-        storage=tuple(
-            header.get(k)
-            for k in (
-                "Rows",
-                "Columns",
-                "BitsAllocated",
-                "BitsStored",
-                "PixelRepresentation",
-                "PhotometricInterpretation",
-            )
-        ),
+        storage=tuple(header.get(keyword) for keyword in _STORAGE),
         slope=slope,
         inter=inter,
         padding=padding(header),
-        kinds=(
-            kind,
-            echo_time,
-            b,
-            () if gradient is None else tuple(gradient.round(4).tolist()),
-            time,
-            number_of(header, "AcquisitionNumber"),
-            number_of(header, "InversionTime"),
-            number_of(header, "TriggerTime"),
-        ),
+        kinds=(*said.kinds, *(number_of(header, keyword) for keyword in _KINDS)),
     )
 
 

@@ -9,6 +9,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cpmae.models.tissue import TISSUES
+from cpmae.volume import box_of
 
 AIR = TISSUES.index("air")
 REACH = 2  # voxels that tissue goes on into air, so that voxels which are air in part have a tissue as well
@@ -62,7 +63,7 @@ class Atlas(NamedTuple):
 
         All that is cut is even, and as much left as right, so that lengths stay even and what is symmetric symmetric.
         """
-        box = ndimage.find_objects((self.tissue != AIR).numpy().view(np.uint8))[0]
+        box = box_of((self.tissue != AIR).numpy())
         cut = [(s.start // 2 * 2, (n - s.stop) // 2 * 2) for s, n in zip(box, self.tissue.shape, strict=True)]
         cut[0] = (min(cut[0]), min(cut[0]))
         part = tuple(slice(low, n - high) for (low, high), n in zip(cut, self.tissue.shape, strict=True))

@@ -12,17 +12,17 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from cpmae.models.tissue import PAINTS
-from cpmae.volume import quantiles
+from cpmae.volume import box_of, quantiles
 
 DEPTHS_MM = (0, 3, 8, 16, 200)
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 PROFILE_SIZE = (len(DEPTHS_MM) - 1) * len(QUANTILES)
+WIDTH = 96  # of the network's hidden layers
 
 
 def brain_depth(mask: NDArray[np.bool_], voxel_sizes: ArrayLike) -> NDArray[np.float32]:
     """How far below the brain's surface each of its voxels lies, mm; (n,) float32 in the order of `data[mask]`."""
-    where = ndimage.find_objects(mask.view(np.uint8))[0]
-    box = tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in where)  # the rim of air keeps distances what they were
+    box = box_of(mask, 1)  # the rim of air keeps distances what they were
     depth = ndimage.distance_transform_edt(mask[box], sampling=voxel_sizes)
     return depth[mask[box]].astype(np.float32)
 
@@ -59,10 +59,10 @@ def without_fat(paints: Tensor) -> Tensor:
 class Palette(nn.Module):
     """Profile (B, PROFILE_SIZE) to paints (B, len(PAINTS)), both in units of the brain's median."""
 
-    def __init__(self, width: int = 96) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(PROFILE_SIZE, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, len(PAINTS))
+            nn.Linear(PROFILE_SIZE, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, len(PAINTS))
         )
 
     def forward(self, profile: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
@@ -176,7 +177,7 @@ def _world_slice(
 def _world_corners(volume: Volume) -> NDArray[np.float64]:
     """The eight outer corners of the field of view, (8, 3), world mm."""
     corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in volume.shape], indexing="ij"), -1).reshape(-1, 3)
-    return corners @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    return apply_affine(volume.affine, corners)
 
 
 def _touched(voxels: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[tuple[slice, ...], NDArray[np.float64]]:
@@ -191,7 +192,7 @@ def _inside_brain(mask: NDArray[np.bool_], affine: NDArray[np.float64], axis: in
     """The middle of the brain's box, but along one world axis that share of its extent from its lower end; world mm."""
     spans = [np.flatnonzero(mask.any(axis=tuple(k for k in range(3) if k != a))) for a in range(3)]
     ends = np.array([(span[0], span[-1]) for span in spans], float)
-    point = affine[:3, :3] @ ends.mean(axis=1) + affine[:3, 3]
+    point = apply_affine(affine, ends.mean(axis=1))
     extent = np.abs(affine[axis, :3]) @ (ends[:, 1] - ends[:, 0])
     point[axis] += (share - 0.5) * extent
     return point

@@ -8,12 +8,13 @@ Buffer", SIGGRAPH 2006).
 from dataclasses import dataclass
 
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.interpolate import BSpline
 
 from cpmae.compare import otsu_bin
-from cpmae.volume import Volume, voxel_sizes
+from cpmae.volume import Volume, box_of, voxel_sizes
 
 BACKGROUND = (12, 12, 14)
 _CLAY = np.array([0.93, 0.86, 0.80], np.float32)
@@ -70,8 +71,7 @@ def head_surface(volume: Volume, threshold: float | None = None) -> HeadSurface:
     if threshold is None:
         threshold = 0.4 if is_mask else _air_threshold(coarse)
     head = _largest_component(coarse > threshold)
-    box = ndimage.find_objects(head.view(np.uint8))[0] if head.any() else tuple(slice(0, n) for n in head.shape)
-    wide = tuple(slice(max(s.start - 2, 0), s.stop + 2) for s in box)
+    wide = box_of(head, 2) if head.any() else tuple(slice(0, n) for n in head.shape)
     near = ndimage.binary_dilation(head[wide])
     for axis in range(3):
         near = np.repeat(near, 2, axis=axis)
@@ -229,7 +229,7 @@ def _world_extent(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> tuple
         inside = mask[lines[:, 0], lines[:, 1]]
         first, last = inside.argmax(axis=1), mask.shape[2] - 1 - inside[:, ::-1].argmax(axis=1)
     voxels = np.concatenate([np.column_stack([lines, np.broadcast_to(k, len(lines))]) for k in (first, last)])
-    world = voxels @ affine[:3, :3].T + affine[:3, 3]
+    world = apply_affine(affine, voxels)
     return world.min(axis=0), world.max(axis=0)
 
 
