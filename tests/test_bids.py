@@ -588,7 +588,7 @@ def test_pictures_lie_in_no_earlier_result_and_replace_no_other_page(
     bids_data.text(tmp_path / "page" / gallery.PAGE, "<title>My page</title>")
     before = everything(derivative)
     with pytest.raises(
-        OutputError, match="in the result .* and a picture shows" if "result" in place else "somebody else's"
+        OutputError, match="in the result .* and would show" if "result" in place else "somebody else's"
     ):
         participant(source[0], tmp_path / "out", pictures=tmp_path / place)
     assert everything(derivative) == before and shown(tmp_path / "page") == {gallery.PAGE}

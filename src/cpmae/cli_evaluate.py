@@ -58,7 +58,8 @@ def reidentify(
     attackers: Annotated[
         str | None,
         typer.Option(
-            help="Which attackers, separated by commas: SQN, SQN adaptive, dlib, volume, surface, face, brain."
+            help="Which attackers, separated by commas: SQN, SQN adaptive, dlib, volume, surface, face, brain, "
+            "brain to head."
         ),
     ] = None,
     method: Method = None,
