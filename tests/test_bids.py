@@ -696,6 +696,13 @@ def test_a_stricter_run_leaves_nothing_of_the_one_before(tmp_path: Path) -> None
     assert not [name for name in shown(out) if "events" in name or "participants" in name]
 
 
+def test_a_list_of_people_that_somebody_put_beside_derivatives_stays(source: tuple, tmp_path: Path) -> None:
+    assert participant(source[0], tmp_path / "out") == {"done": COUNT}
+    (tmp_path / "out" / "participants.tsv").write_text("participant_id\nsub-01\n")
+    assert participant(source[0], tmp_path / "out") == {"skipped": COUNT}
+    assert (tmp_path / "out" / "participants.tsv").is_file()
+
+
 def test_scans_that_left_the_input_are_told_of_and_removed_when_asked(tmp_path: Path) -> None:
     root, out, new = tmp_path / "in", tmp_path / "out", bids_data.Identifiers()
     bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})

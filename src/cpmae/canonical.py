@@ -149,7 +149,7 @@ def stray_pieces(mask: NDArray[np.bool_], affine: NDArray[np.float64], pose: Pos
     Returns:
         (X, Y, Z) bool.
     """
-    box = ndimage.find_objects(mask.view(np.uint8))[0]
+    box = box_of(mask)
     labels, _ = ndimage.label(mask[box], np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0

@@ -139,6 +139,8 @@ class Records:
                     self._remove_empty(path.parent)
             except OSError as error:
                 raise OutputError(f"the results of {name} cannot be removed ({error.strerror})") from error
+        if not names:
+            return
         left = self.asked() - names
         shutil.rmtree(self.root / FOLDER / "asked", ignore_errors=True)
         self.ask(left)

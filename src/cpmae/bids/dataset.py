@@ -175,7 +175,8 @@ def finish(dataset: Dataset, scans: Sequence[Scan], target: Path, settings: Sett
     if failed:
         texts["failures.tsv"] = _table(("scan", "reason"), [(r["name"], r["reason"]) for r in failed])
     _put(target, texts, staging)
-    for name in {"failures.tsv", "participants.tsv", "participants.json"} - texts.keys():  # of an earlier run
+    ours = {"failures.tsv"} | ({"participants.tsv", "participants.json"} if settings.placement == "raw" else set())
+    for name in ours - texts.keys():  # of an earlier run; beside derivatives a list of people is somebody's own
         (target / name).unlink(missing_ok=True)
 
 
