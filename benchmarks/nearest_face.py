@@ -66,7 +66,7 @@ def draw(model: HeadModel, values: NDArray[np.uint8], seed: int) -> NDArray[np.b
     head = synth.scan(np.ascontiguousarray(values[::2, ::2, ::2]), np.random.default_rng(seed), mask_jitter=0)
     image = (head.image / brain_median(head.image, head.brain) * head.brain).numpy()
     brain = canonical.Conformed(image, head.brain.numpy())
-    field = generate_field(model, brain, None, torch.Generator().manual_seed(seed))
+    field = generate_field(model, brain, None, 1.0, torch.Generator().manual_seed(seed))
     solid = model.atlas.share()[None]
     return (warp_volume(solid, dense(field, GRID_SHAPE))[0] > 0.5).numpy()
 

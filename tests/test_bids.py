@@ -704,7 +704,7 @@ def test_a_list_of_people_that_somebody_put_beside_derivatives_stays(source: tup
 
 
 def test_scans_that_left_the_input_are_told_of_and_removed_when_asked(tmp_path: Path) -> None:
-    root, out, new = tmp_path / "in", tmp_path / "out", bids_data.Identifiers()
+    root, out, look, new = tmp_path / "in", tmp_path / "out", tmp_path / "look", bids_data.Identifiers()
     bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
     for name in ("sub-1/anat/sub-1", "sub-2/ses-05042023/anat/sub-2_ses-05042023", "sub-2/ses-9/anat/sub-2_ses-9"):
         bids_data.image(root / f"{name}_T1w.nii", new)
@@ -716,9 +716,13 @@ def test_scans_that_left_the_input_are_told_of_and_removed_when_asked(tmp_path: 
     code, output = cpmae("bids", root, out, "group")
     assert code == 1 and "2 of 2 scans done, 1 not in the input" in output
     assert [gone, "not in the input"] in [line.split("\t")[:2] for line in (out / "summary.tsv").open()]
-    participant(root, out, placement="raw")
-    assert (out / gone).is_file(), "a copy of a part of the input would lose the rest"
-    app.participant(dataset, dataset.scans, out, Settings("raw"), tell=lambda *e: None, work=bids_data.work, prune=True)
+    picture = look / "sub-2/ses-05042023/anat/sub-2_ses-05042023_T1w.png"
+    bids_data.text(picture, "of an earlier run")
+    participant(root, out, placement="raw", pictures=look)
+    assert (out / gone).is_file() and picture.is_file(), "a copy of a part of the input would lose the rest"
+    settings = Settings("raw", pictures=look)
+    app.participant(dataset, dataset.scans, out, settings, tell=lambda *e: None, work=bids_data.work, prune=True)
+    assert not [path for path in look.rglob("*") if "05042023" in path.name]
     assert cpmae("bids", root, out, "group")[0] == 0
     assert b"05042023" not in everything(out) and (out / "sub-2/ses-9/anat/sub-2_ses-9_T1w.nii").is_file()
 

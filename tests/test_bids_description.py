@@ -39,6 +39,7 @@ ADDRESSES = [
     ("http://[::1]/jane", False),
     ("https://example.org/@who/what", True),
     ("https://example.org/a by Jane Doe", False),
+    ("https://example.org/a?token=1f3c", False),
     (["https://example.org"], False),
 ]
 

@@ -75,6 +75,9 @@ QUERIES = [
     ({"a": {"datatype": "anat", "inversion": None}}, 3),
     ({"a": {"run": 2}, "b": {"suffix": ["dwi", "asl"]}}, 3),
     ({"a": {"session": "1", "inv": "02"}}, 1),
+    ({"a": {"suffix": "T1w", "extension": ".nii.gz"}}, 1),
+    ({"a": {"suffix": "T1w", "extension": ["nii.gz", ".nii"]}}, 1),
+    ({"a": {"suffix": "T1w", "extension": "nii"}}, 0),
     ({}, 0),
 ]
 

@@ -179,6 +179,10 @@ def leaking() -> NDArray[np.bool_]:
     return mask
 
 
+def blurred(whole: float) -> np.ndarray:
+    return np.rint(whole * ndimage.gaussian_filter(BRAIN.astype(np.float32), 1.5))
+
+
 BAD_MASKS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     "another shape": (lambda: mask_bytes(BRAIN[:-1]), ("(55, 72, 64)", "(56, 72, 64)", "resample")),
     "another place": (lambda: mask_bytes(BRAIN, AFFINE + np.eye(4, k=3) * 5), ("5 mm off", "resample")),
@@ -191,7 +195,15 @@ BAD_MASKS: dict[str, tuple[Callable[[], bytes], tuple[str, ...]]] = {
     "of a run": (lambda: mask_bytes(np.stack([BRAIN] * 2, 3)), ("holds 2 volumes", "3-D")),
     "probabilities": (
         lambda: phantom.nifti_bytes_of(BRAIN * np.linspace(0.1, 1, 64, dtype=np.float32), AFFINE),
-        ("mask.nii holds fractions", "above 0.5"),
+        ("mask.nii holds fractions", "above a half"),
+    ),
+    "probabilities in bytes": (
+        lambda: phantom.nifti_bytes_of(blurred(255).astype(np.uint8), AFFINE),
+        ("mask.nii holds numbers up to 255, most of them that one", "above a half"),
+    ),
+    "probabilities in scaled bytes": (
+        lambda: phantom.nifti_bytes_of(blurred(255).astype(np.uint8), AFFINE, slope=1 / 255),
+        ("mask.nii holds fractions", "above a half"),
     ),
 }
 
@@ -660,7 +672,7 @@ def test_a_sidecar_that_is_not_written_tells_of_the_fat_all_the_same(folder: Pat
     ran = run(
         "deidentify", folder / "scan.nii", folder / "out.nii", "--brain-mask", folder / "mask.nii", "--no-sidecar"
     )
-    assert_refused(ran, folder, before, "scan.json is not JSON", "correct it")
+    assert_refused(ran, folder, before, "scan.json is not JSON", "correct it, or say of the fat what it would (--fat)")
 
 
 def test_folders_have_no_sidecars(folder: Path) -> None:

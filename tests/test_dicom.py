@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
+from scipy import ndimage
 
 from cpmae.errors import CpmaeError, ScanError
 from cpmae.io import dicom, dicom_pixels, dicom_scan
 from cpmae.io.dicom_volumes import Stack, frames_of, no_volume, stacks_of
 from cpmae.metadata_dicom import Identity, deidentify_header
+from cpmae.shared_mask import without_holes
 
 DATA, BRAIN = phantom.head()
 STORED = np.rint(DATA * 8).astype(np.uint16)
@@ -186,6 +188,32 @@ def test_what_fills_a_hole_follows_from_the_brain_alone(tmp_path: Path) -> None:
     (one, mask), (other, _) = results
     assert np.array_equal(one.stored[:, :, 30], other.stored[:, :, 30])
     assert mask[:, :, 30].any() and not (mask[:, :, 30] & ~BRAIN[:, :, [29, 31]].all(2)).any()
+
+
+def test_a_piece_that_only_a_hole_tied_to_the_brain_is_none_of_it(tmp_path: Path) -> None:
+    """Extractors see what is interpolated there, and may go on into an eye by it."""
+    lowest = int(BRAIN.any((0, 1)).argmax())
+    x, y = np.argwhere(BRAIN[:, :, lowest])[0]
+    without(tmp_path, lowest - 1)
+    (stack,), _, pixels = read(tmp_path)
+    piece = np.zeros_like(BRAIN)
+    piece[x, 62:66, lowest - 5 : lowest - 1] = True
+    bridge = np.zeros_like(BRAIN)
+    bridge[x, y:66, lowest - 1] = True
+    scan = dicom_scan.to_scan(stack, pixels, (0, 4095))
+    assert ndimage.label(BRAIN | piece | bridge)[1] == ndimage.label(BRAIN)[1]
+    _, found = without_holes(scan, BRAIN | piece | bridge, stack, found=True)
+    assert not found[piece].any() and np.array_equal(found[:, :, lowest:], BRAIN[:, :, lowest:])
+    _, given = without_holes(scan, BRAIN | piece | bridge, stack, found=False)  # what somebody gave is kept or refused
+    assert given[piece].all()
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_around_the_brain_in_a_hole_there_is_nothing(tmp_path: Path, inverted: bool) -> None:
+    without(tmp_path, 30)
+    (stack,), _, pixels = read(tmp_path)
+    scan, mask = dicom_scan.without_holes(dicom_scan.to_scan(stack, pixels, (0, 4095), inverted), BRAIN, stack)
+    assert not scan.scaled().data[:, :, 30][~mask[:, :, 30]].any()
 
 
 def at(depths: list[float], folder: Path) -> None:

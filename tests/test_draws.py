@@ -27,17 +27,27 @@ def model() -> HeadModel:
 
 
 @pytest.fixture(scope="module")
-def brain() -> canonical.Conformed:
-    """The example's."""
+def looked_at() -> tuple[canonical.Conformed, float]:
+    """The example's brain and its scale."""
     with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as path:
         volume = nifti.read(path).scaled()
     found = brain_search.find(volume, None, Options(), "cpu", None)
-    return drawn_head.look_at_brain(volume, found, "nonbrain").conformed
+    return drawn_head.look_at_brain(volume, found, "nonbrain").conformed, found.pose.scale
 
 
 @pytest.fixture(scope="module")
-def fields(model: HeadModel, brain: canonical.Conformed) -> list[torch.Tensor]:
-    return [generate_field(model, brain, None, torch.Generator().manual_seed(seed)) for seed in SEEDS]
+def brain(looked_at: tuple[canonical.Conformed, float]) -> canonical.Conformed:
+    return looked_at[0]
+
+
+@pytest.fixture(scope="module")
+def scale(looked_at: tuple[canonical.Conformed, float]) -> float:
+    return looked_at[1]
+
+
+@pytest.fixture(scope="module")
+def fields(model: HeadModel, brain: canonical.Conformed, scale: float) -> list[torch.Tensor]:
+    return [generate_field(model, brain, None, scale, torch.Generator().manual_seed(seed)) for seed in SEEDS]
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +93,19 @@ def test_heads_about_one_brain_differ_in_thickness_and_none_is_thin(
     assert np.ptp(medians) > 0.5
 
 
+def test_heads_about_a_smaller_and_a_larger_brain_are_nearly_as_large(
+    model: HeadModel, brain: canonical.Conformed, scale: float
+) -> None:
+    sizes = []
+    for share in (0.95, 1.0, 1.05):
+        field = generate_field(model, brain, None, share * scale, torch.Generator().manual_seed(SEEDS[0]))
+        head = warp_volume(model.atlas.share()[None], dense(field, canonical.MODEL_SHAPE))[0]
+        vault = int(head[:, :, canonical.GRID_ORIGIN[2] // STEP :].sum())
+        sizes.append(share * np.cbrt(vault))
+    assert sizes[0] < sizes[2]  # no brain gives a head that is too small for it
+    assert sizes[2] / sizes[0] < 1.05  # brains, and heads that were to follow them, by 1.105
+
+
 def test_no_face_lies_nearer_to_a_training_face_than_these_lie_to_each_other(
     model: HeadModel, fields: list[torch.Tensor]
 ) -> None:
@@ -92,7 +115,9 @@ def test_no_face_lies_nearer_to_a_training_face_than_these_lie_to_each_other(
         assert faces.nearest(field, model.atlas.share(), known) > faces.least_apart(known)
 
 
-def test_a_face_that_is_a_training_face_is_drawn_again(brain: canonical.Conformed, fields: list[torch.Tensor]) -> None:
+def test_a_face_that_is_a_training_face_is_drawn_again(
+    brain: canonical.Conformed, scale: float, fields: list[torch.Tensor]
+) -> None:
     model = checkpoint.load()
     solid = model.atlas.share()
     seen = warp_volume(solid[None], dense(fields[0], GRID_SHAPE))[0][faces.FACE] > 0.5
@@ -100,6 +125,6 @@ def test_a_face_that_is_a_training_face_is_drawn_again(brain: canonical.Conforme
     known = np.concatenate([model.known_faces.numpy(), drawn])
     assert faces.nearest(fields[0], solid, known) < 0.5
     model.known_faces = torch.from_numpy(known)
-    again = generate_field(model, brain, None, torch.Generator().manual_seed(SEEDS[0]))
+    again = generate_field(model, brain, None, scale, torch.Generator().manual_seed(SEEDS[0]))
     assert not torch.equal(again, fields[0])
     assert faces.nearest(again, solid, known) > faces.least_apart(known)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from cpmae.evaluation import attack_network, attack_volume, attackers
-from cpmae.evaluation.agreement import compare, flip_figures, method_table
+from cpmae.evaluation.agreement import compare, flip_figures, method_table, structure_table
 from cpmae.evaluation.attack_network import NetworkSettings
 from cpmae.evaluation.metrics import recognise
 from cpmae.evaluation.work import Arrays, Cache, Failure, run_all
@@ -269,6 +269,18 @@ def test_tables_count_scans_structures_and_failures() -> None:
     assert found["scans"] == 2 and found["failures"] == 2
     assert found["mean_dice"] == pytest.approx((0.5 + 1) / 2)
     assert (found["worst_structure"], found["lowest_dice"]) == ("big", 0.9)  # the small one is too small to count
+
+
+def test_a_structure_that_one_scan_loses_leaves_the_figures_of_the_others() -> None:
+    def row(distance: float, volume: float) -> dict:
+        names = {"method": "M", "segmenter": "S", "structure": "a", "scan": "s"}
+        return names | {"dice": 0.5, "hd95_mm": distance, "volume_diff": volume}
+
+    (found,) = structure_table([row(1.0, -0.1), row(3.0, 0.3), row(np.inf, -1.0), row(np.inf, np.inf)])
+    assert (found["scans"], found["lost"], found["hd95_mm"]) == (4, 2, 2.0)
+    assert found["volume_diff"] == pytest.approx(-0.8 / 3)
+    (none,) = structure_table([row(np.inf, np.inf)])
+    assert none["lost"] == 1 and np.isnan(none["hd95_mm"])
 
 
 def test_flips_at_one_place_are_told_from_flips_anywhere() -> None:

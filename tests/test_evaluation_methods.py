@@ -260,9 +260,29 @@ def test_a_person_is_recognised_between_two_scans_of_one_kind_and_by_no_mask(tmp
     assert [(p.probe.name, p.gallery.name) for p in people] == [
         ("anna/first T1.nii", "anna/second T1.nii"),
         ("sub-1_ses-1_T1w.nii", "sub-1_ses-2_T1w.nii"),
-        ("sub-2_ses-1_FLAIR.nii", "sub-2_ses-2_FLAIR.nii"),
     ]
-    assert [name for name, _ in left_out] == ["sub-3"]
+    # by another contrast sub-2 could be told from the rest
+    assert [(name, reason.split(" are ")[-1]) for name, reason in left_out] == [
+        ("sub-2", "t1, as those of others"),
+        ("sub-3", "of one kind"),
+    ]
+
+
+def test_people_are_compared_in_the_contrast_that_most_of_them_have_twice(tmp_path: Path) -> None:
+    real = tmp_path / "archive"
+    for who, contrast in (("1", "T1w"), ("2", "FLAIR"), ("3", "FLAIR"), ("4", "T1w"), ("4", "FLAIR")):
+        for session in "12":
+            path = real / f"sub-{who}" / f"sub-{who}_ses-{session}_{contrast}.nii"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(path.name.encode())
+    linked = tmp_path / "linked"  # as archives and DataLad have them
+    linked.mkdir()
+    for folder in real.iterdir():
+        (linked / folder.name).symlink_to(folder)
+    for root in (real, linked):
+        people, left_out = population.pairs_in_folder(root)
+        assert [p.probe.name for p in people] == [f"sub-{n}_ses-1_FLAIR.nii" for n in (2, 3, 4)]
+        assert [name for name, _ in left_out] == ["sub-1"]
 
 
 def test_a_tool_that_was_changed_finds_nothing_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,6 @@ from cpmae.models.atlas import Atlas
 from cpmae.models.field import GRID_SHAPE, control_shape, dense, sampling_grid, smooth_noise, warp_volume
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 from cpmae.registration import air_around, fit_atlas, register
-from cpmae.thicken import RANGE_MM, random_thickness, thickened
 
 
 def test_a_constant_field_is_constant_everywhere() -> None:
@@ -100,14 +99,3 @@ def test_smooth_noise_is_smooth_of_unit_spread_and_of_its_generator_alone() -> N
     assert one.shape == (3, *control_shape()) and torch.equal(one, again) and not torch.equal(one, other)
     assert abs(float(one.std()) - 1) < 1e-3
     assert one.diff(dim=2).std() < 0.4  # white noise has 1.4
-
-
-def test_heads_get_thicker_by_a_millimetre_or_two_and_by_five_at_most() -> None:
-    draws = [random_thickness(torch.Generator().manual_seed(seed)) for seed in range(8)]
-    points = canonical.control_points()
-    far = points.norm(dim=0) > 60
-    thicker = [-(points * draw).sum(0)[far] / points.norm(dim=0)[far] for draw in draws]
-    assert 0.8 < np.mean([t.mean() for t in thicker]) < 2.5
-    assert all(RANGE_MM[0] - 1e-4 <= t.min() and t.max() <= RANGE_MM[1] + 1e-4 for t in thicker)
-    moved = thickened(torch.ones(3, *control_shape()), draws[0])
-    torch.testing.assert_close(moved, draws[0] + 1)

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cpmae import metadata
+from cpmae.compare import same_header
 from cpmae.io import nifti
 from cpmae.io.container import Container
 
@@ -89,3 +90,55 @@ def test_the_footer_of_an_mgh_file_holds_times_and_an_angle(numbers: list[float]
 def test_the_footer_of_an_mgh_file_holds_no_text(text: bytes) -> None:
     found = metadata.clean_container(Container("mgh", bytes(284), after=text + b"tags")).after
     assert len(found) == min(20, len(text) + 4) and not any(part in found for part in (b"jane", b"1970", b"0042"))
+
+
+UNUSED: dict = {
+    "dim": [3, 20, 21, 22, 77, 16705, 20033, 5],
+    "pixdim": [-1, 1.5, 1, 1, 2.3, 1.97e7, 447, 34],
+    "quatern_b": 19700214,
+    "quatern_c": 0.447,
+    "qoffset_x": 4711,
+    "qoffset_z": np.nan,
+}
+
+
+@pytest.mark.parametrize(("order", "side"), [("<", -1), (">", -1), ("<", 447), ("<", np.nan)])
+def test_numbers_of_axes_and_forms_that_are_not_used_go(order: str, side: float) -> None:
+    stored: NDArray = np.arange(20 * 21 * 22, dtype=np.int16).reshape(20, 21, 22)
+    unused = UNUSED | {"pixdim": [side, *UNUSED["pixdim"][1:]]}
+    raw = phantom.nifti_bytes_of(stored, AFFINE, order=order, qform_code=0, sform_code=1, **unused)
+    scan = nifti.parse(raw, "a.nii")
+    clean = metadata.clean_nifti(scan)
+    assert clean.header["dim"].tolist() == [3, 20, 21, 22, 1, 1, 1, 1]
+    assert clean.header["pixdim"].tolist() == pytest.approx(
+        [side if side == -1 else 1, 1.5, 1, 1, 2.3, 0, 0, 0]
+    )  # 2.3: a repetition time
+    assert all(clean.header[field] == 0 for field in UNUSED if field[0] == "q")
+    again = nifti.parse(b"".join(clean.to_bytes()), "b.nii")
+    assert np.array_equal(again.affine, AFFINE) and np.array_equal(again.stored, stored)
+    assert all(same_header(scan, again).values()) and not all(same_header(again, scan).values())
+
+
+def test_a_matrix_that_is_not_used_goes() -> None:
+    stored: NDArray = np.zeros((20, 21, 22), np.int16)
+    raw = phantom.nifti_bytes_of(stored, AFFINE, sform_code=0, srow_x=[447, 1, 2, 3], srow_z=[np.nan, 1, 2, 3])
+    scan = nifti.parse(raw, "a.nii")
+    clean = metadata.clean_nifti(scan)
+    assert all(not clean.header[row].any() for row in ("srow_x", "srow_y", "srow_z"))
+    again = nifti.parse(b"".join(clean.to_bytes()), "b.nii")
+    assert np.array_equal(again.affine, scan.affine) and all(same_header(scan, again).values())
+
+
+@pytest.mark.parametrize("codes", [(0, 1), (1, 0), (0, 0), (1, 1)])
+def test_forms_that_say_the_same_stay_whatever_their_codes_are(codes: tuple[int, int]) -> None:
+    """nibabel writes a quaternion with code 0 beside a matrix, and may be asked for it."""
+    image = nib.Nifti1Image(np.zeros((20, 21, 22), np.int16), AFFINE)
+    image.header.set_qform(AFFINE, 1)
+    image.header.set_sform(AFFINE, 1)
+    image.header["qform_code"], image.header["sform_code"] = codes
+    scan = nifti.parse(image.to_bytes(), "a.nii")
+    clean = metadata.clean_nifti(scan)
+    if codes != (0, 0):  # which says that the head lies elsewhere
+        for field in ("quatern_b", "quatern_d", "qoffset_x", "qoffset_z", "srow_x", "srow_y", "srow_z", "pixdim"):
+            assert np.array_equal(clean.header[field], scan.header[field]), field
+    assert np.array_equal(clean.header.get_best_affine(), scan.affine)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from cpmae import canonical
 from cpmae.draws import Draws, SamplingSettings, VisibleCodes, no_codes
-from cpmae.errors import DeviceError, WeightsError
+from cpmae.errors import DeviceError, OutputError, WeightsError
 from cpmae.generate import beside_brain
 from cpmae.models import checkpoint
 from cpmae.models.atlas import Atlas
@@ -222,7 +222,7 @@ def test_weights_that_cannot_be_written_whole_leave_the_old_ones(model: HeadMode
     path = tmp_path / "small.safetensors"
     checkpoint.save(model, path, {})
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
-    with full_disk(), pytest.raises(OSError):
+    with full_disk(), pytest.raises(OutputError, match=r"small\.safetensors cannot be written .*free some space"):
         checkpoint.save(model, path, {"about": "other ones"})
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 

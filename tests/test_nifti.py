@@ -329,6 +329,9 @@ def test_output_questions(tmp_path: Path, scan_file: Callable[..., Path]) -> Non
         nifti.check_output(source, tmp_path / "out.mgz")
     with pytest.raises(OutputError, match="is a folder"):
         nifti.check_output(source, tmp_path, overwrite=True)
+    os.mkfifo(tmp_path / "pipe.nii")
+    with pytest.raises(OutputError, match="is a pipe or a device"):
+        nifti.check_output(source, tmp_path / "pipe.nii", overwrite=True)
 
 
 def test_a_folder_without_permission(tmp_path: Path) -> None:
@@ -384,6 +387,23 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path, interrupt: type[Base
         assert len(list(tmp_path.iterdir())) == 1
         raise interrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_was_writing_goes_with_the_next_file(tmp_path: Path) -> None:
+    kills = f"""
+import os, pathlib
+from cpmae.io.output import whole_file
+with whole_file(pathlib.Path({str(tmp_path / "out.nii")!r})) as file:
+    file.write(b"original pixels")
+    file.flush()
+    os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", kills], check=False).returncode == -9
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".cpmae-unfinished-")
+    with whole_file(tmp_path / "other.nii") as file:
+        file.write(b"new pixels")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.nii"]
 
 
 def test_reading_leaves_the_input_alone(scan_file: Callable[..., Path]) -> None:

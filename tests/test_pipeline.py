@@ -306,6 +306,8 @@ def test_a_piece_on_the_face_is_refused_in_a_mask_and_left_out_of_what_is_found(
         run(scan, island, model)
     allowed = run(scan, island, model, allow_unusual_mask=True)
     assert any("apart from the brain" in w for w in allowed.warnings)
+    speck = run(scan, brain | _voxel(brain.shape, 28, 66, 10), model)  # 0.03 ml
+    assert any("0.03 ml" in w and "are kept; look whether" in w for w in speck.warnings)
     nib.save(nib.Nifti1Image(island.astype(np.uint8), scan.affine), tmp_path / "island.nii.gz")
     found = pipeline.deidentify(
         scan,

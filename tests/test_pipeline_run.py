@@ -100,6 +100,19 @@ def test_file_to_file(tmp_path: Path, model: HeadModel) -> None:
     assert b"cpmae" in nib.load(tmp_path / "one.nii.gz").header["descrip"].item()
 
 
+def test_masks_hold_no_more_of_a_header_than_results_do(tmp_path: Path, model: HeadModel) -> None:
+    image = nib.Nifti1Image(volumes().astype(np.int16)[..., :1], phantom.ras_affine())
+    image.header["qform_code"], image.header["qoffset_x"] = 0, 4711
+    nib.save(image, tmp_path / "run.nii")
+    assert nib.load(tmp_path / "run.nii").header["qoffset_x"] == 4711
+    brain = tmp_path / "brain.nii"
+    nib.save(nib.Nifti1Image(phantom.head()[1].astype(np.uint8), phantom.ras_affine()), brain)
+    masks = {"save_brain_mask": tmp_path / "mask.nii", "save_replaced_mask": tmp_path / "replaced.nii"}
+    deidentify_file(tmp_path / "run.nii", tmp_path / "out.nii", Options(), brain_mask=brain, weights=model, **masks)
+    for path in (tmp_path / "out.nii", *masks.values()):
+        assert nib.load(path).header["qoffset_x"] == 0
+
+
 @pytest.mark.thorough
 def test_a_picture_costs_no_second_pass_and_shows_the_means(tmp_path: Path, model: HeadModel) -> None:
     source, mask = put(tmp_path / "run.nii", volumes().astype(np.int16)), tmp_path / "brain.nii"

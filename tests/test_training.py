@@ -209,7 +209,7 @@ def test_a_scan_is_drawn_with_what_a_scanner_adds(people: Path) -> None:
     [
         ("mae {people} {none} {run} out.safetensors", "vqvae.pt cannot be read"),
         ("mae {people} {damaged} {run} out.safetensors", "vqvae.pt cannot be read"),
-        ("vqvae {none} {run}", "no prepared scans"),
+        ("vqvae {none} {run}", "no scan that can be read"),
         ("synth {maps} {run}", "only 2 label maps have a complete face"),
         ("synth {maps} {run} --doubtful {none}/boxes.json", "cannot be read as JSON"),
         ("synth {maps} {run} --doubtful {damaged}/vqvae.pt", "cannot be read as JSON"),
@@ -442,6 +442,10 @@ def test_training_does_not_go_on_from_scans_that_are_gone(tmp_path: Path) -> Non
     def train_mae() -> None:
         stages.train_mae(source, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
 
+    (source / "sub-0_T1w.nii").symlink_to(tmp_path / "not fetched")
+    with pytest.raises(ScanError, match="no scan that can be read"):
+        train_vqvaes()
+    (source / "sub-0_T1w.nii").unlink()
     for number in range(2):
         (source / f"sub-{number}_T1w.nii").write_bytes(b"no scan")
     with pytest.raises(ScanError, match="no prepared scans"):
@@ -469,7 +473,8 @@ def test_training_on_scans_starts_from_weights_and_leaves_out_what_is_no_head(tm
         shutil.copyfile(example, source / "sub-01_T1w.nii.gz")
     run, settings = tmp_path / "run", LoopSettings(steps=1, log_every=1)
     stages.train_vqvaes(source, run, settings, CPU, 1, None, 0)
-    assert [path.name for path in (run / "prepared").iterdir()] == ["sub-01_T1w.npz"]
+    (prepared,) = (run / "prepared").iterdir()
+    assert prepared.name.startswith("sub-01_T1w-")
     out = tmp_path / "new.safetensors"
     stages.train_mae(source, run, tmp_path / "mae", out, settings, CPU, 1, 0, {})
     assert checkpoint.load(out).config == checkpoint.load().config

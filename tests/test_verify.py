@@ -222,6 +222,18 @@ def test_files_and_json(tmp_path: Path) -> None:
     assert not same.separate_files and "original file itself" in same.failures[0]
 
 
+def test_nifti_2_files_are_verified_too(tmp_path: Path) -> None:
+    mask, affine = phantom.head()[1], phantom.ras_affine()
+    before = phantom.head()[0].astype(np.int16)
+    for name, data in (("a.nii", before), ("b.nii", np.where(mask, before, other_head()).astype(np.int16))):
+        nib.save(nib.Nifti2Image(data, affine), tmp_path / name)
+    assert verify_files(tmp_path / "a.nii", tmp_path / "b.nii", mask).ok
+    named = nib.Nifti2Image(np.where(mask, before, other_head()).astype(np.int16), affine)
+    named.header["intent_name"] = b"MRN-0042"
+    nib.save(named, tmp_path / "named.nii")
+    assert "intent_name" in verify_files(tmp_path / "a.nii", tmp_path / "named.nii", mask).failures[0]
+
+
 HIDDEN: dict[str, tuple[dict, bytes, str]] = {
     "nothing": ({}, b"", ""),
     "a text": ({"db_name": b"MRN-0042"}, b"", "text of its own \\(db_name\\)"),

@@ -42,6 +42,7 @@ STRIPPED_SHARE = 0.35  # of the brain's volume; a head has more tissue than that
 # what tools make of mask.nii.gz: BET's -m mask_mask.nii.gz, and beside it, without -n, the brain under the plain name
 _MASK_NAMES = ("mask_mask.nii.gz", "mask_mask.nii", "mask.nii.gz", "mask.nii.gz.nii.gz", "mask.nii")
 _ONE_VALUE = 1e-3  # by how much scaling may spread the 1 of a mask
+_MANY_VALUES = 20  # of a map whose largest value most voxels have
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 _GIVE_A_MASK = "give a mask (--brain-mask) or try another brain extractor (--brain-extractor)"
 
@@ -93,7 +94,7 @@ def load_brain_mask(
 
     Raises:
         ScanError: if the file cannot be read.
-        BrainMaskError: if it is on another grid, empty, all of the volume, or holds fractions or NaN.
+        BrainMaskError: if it is on another grid, empty, all of the volume, a map of probabilities, or holds NaN.
     """
     return check_given_mask(open_mask(path), Path(path).name, shape, affine)
 
@@ -116,7 +117,7 @@ def check_given_mask(
     """
     values, own = given, None
     if isinstance(given, NiftiScan):
-        values, own = given.stored if given.inter == 0 else given.scaled().data, given.affine
+        values, own = given.scaled().data, given.affine
     elif isinstance(given, Volume):
         values, own = given.data, given.affine
     elif isinstance(given, nib.spatialimages.SpatialImage):
@@ -135,22 +136,33 @@ def check_given_mask(
 
 
 def as_mask(values: NDArray, name: str) -> NDArray[np.bool_]:
-    """True where a mask that somebody made is not 0; `name` is for messages.
+    """True where a mask that somebody made is not 0, which may be a map of labels; `name` is for messages.
 
     Raises:
-        BrainMaskError: if it is empty, all of the volume, or holds fractions, NaN or infinity.
+        BrainMaskError: if it is empty, all of the volume, a map of probabilities, or holds NaN or infinity.
     """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise BrainMaskError(f"{name} holds NaN or infinity, a brain mask is 0 outside and 1 inside; make it again")
     mask = values != 0
     inside = values[mask]
-    if inside.dtype.kind == "f" and inside.size and (inside % 1 != 0).any() and np.ptp(inside) > _ONE_VALUE:
-        raise BrainMaskError(f"{name} holds fractions, as maps of probabilities do; make it 1 where they are above 0.5")
+    if inside.size and float(inside.max()) - float(inside.min()) > _ONE_VALUE:
+        fractions = inside.dtype.kind == "f" and (np.abs(inside - np.rint(inside)) > _ONE_VALUE).any()
+        if fractions or _are_probabilities(inside):
+            what = "fractions" if fractions else f"numbers up to {inside.max():g}, most of them that one"
+            raise BrainMaskError(
+                f"{name} holds {what}, as maps of probabilities do; make it 1 where they are above a half, 0 elsewhere"
+            )
     if not mask.any():
         raise BrainMaskError(f"{name} is empty, give a mask that is not 0 in the brain")
     if mask.all():
         raise BrainMaskError(f"{name} covers all of the volume and would keep the face, give a mask of the brain alone")
     return mask
+
+
+def _are_probabilities(inside: NDArray) -> bool:
+    """Whether whole numbers above 0 are percents or 255ths: many, and the largest the most frequent; labels are not."""
+    values, counts = np.unique(inside, return_counts=True)
+    return len(values) > _MANY_VALUES and bool(counts.argmax() == len(values) - 1)
 
 
 def check_brain_mask(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> list[str]:
@@ -177,7 +189,7 @@ def check_brain_mask(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> li
     if ml < SMALL_ML:
         found.append(
             f"the brain mask holds {ml:.0f} ml, less than an adult's brain does; see whether the header's voxel sizes "
-            "are right and the mask is whole"
+            "are right and the mask is whole; a child's head gets thicker than it is"
         )
     if ml > LARGE_ML:
         found.append(

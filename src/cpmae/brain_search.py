@@ -61,8 +61,12 @@ def find(
     warnings = [*doubts, *brain.check_brain_mask(mask, volume.affine), *_check_intensities(volume, mask)]
     faults = canonical.faults(pose)
     stray = canonical.stray_pieces(mask, volume.affine, pose).sum() * voxel_volume_ml(volume.affine)
-    if stray > MAX_STRAY_PIECES_ML:
-        faults.append(f"{stray:.1f} ml of the brain mask lie apart from the brain, where no brain reaches")
+    if stray > 0:
+        text = f"{stray:.2f} ml of the brain mask lie apart from the brain, where no brain reaches"
+        if stray > MAX_STRAY_PIECES_ML:
+            faults.append(text)
+        else:
+            warnings.append(f"{text}, and are kept; look whether they are of the face")
     warnings += _check_pose(pose, faults, options.allow_unusual_mask, options.region, by)
     if head_pose is not None:
         apart = float(np.linalg.norm(pose.matrix[:3, 3] - head_pose.matrix[:3, 3]))

@@ -56,6 +56,11 @@ class Pose:
     stray_ml: float
     rival: float = 0.0
 
+    @property
+    def scale(self) -> float:
+        """How many mm of the scan's world one canonical mm is."""
+        return float(np.cbrt(np.linalg.det(self.matrix[:3, :3])))
+
 
 @cache
 def template_brain() -> NDArray[np.float32]:
@@ -117,7 +122,7 @@ def faults(pose: Pose) -> list[str]:
         found.append(f"the brain mask has the shape of no brain ({share})")
     if pose.stray_ml > MAX_STRAY_ML:
         found.append(
-            f"{pose.stray_ml:.0f} ml of the brain mask lie where no brain reaches (at most {MAX_STRAY_ML:.0f} ml)"
+            f"{pose.stray_ml:.1f} ml of the brain mask lie where no brain reaches (at most {MAX_STRAY_ML:.0f} ml)"
         )
     if pose.rival > pose.overlap - MIN_LEAD:
         overlaps = f"overlap with a template {pose.overlap:.2f} and {pose.rival:.2f}"
@@ -270,7 +275,7 @@ def _resample(
     padding: str,
 ) -> NDArray[np.float32]:
     """Trilinear resampling of (C, X, Y, Z) onto another grid, averaged over the new voxels where they are larger."""
-    data, affine = _shrink(data, affine, float(voxel_sizes(new_affine).min()))
+    data, affine = _shrink(data, affine, float(voxel_sizes(new_affine).min()), padding)
     to_voxel = np.linalg.inv(affine) @ new_affine
     steps = [max(1, round(float(s))) for s in voxel_sizes(to_voxel)]
     source = torch.from_numpy(np.ascontiguousarray(data))[None]
@@ -299,13 +304,14 @@ def _resample(
 
 
 def _shrink(
-    data: NDArray[np.float32], affine: NDArray[np.float64], edge_mm: float
+    data: NDArray[np.float32], affine: NDArray[np.float64], edge_mm: float, padding: str = "zeros"
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Average whole blocks of voxels whose edges are shorter than `edge_mm`, against aliasing and for speed."""
     factors = [max(1, int(edge_mm / size + 0.25)) for size in voxel_sizes(affine)]
     if factors == [1, 1, 1]:
         return data, affine
-    padded = np.pad(data, [(0, 0)] + [(0, -n % f) for n, f in zip(data.shape[1:], factors, strict=True)])
+    around = [(0, 0)] + [(0, -n % f) for n, f in zip(data.shape[1:], factors, strict=True)]
+    padded = np.pad(data, around, mode="edge" if padding == "border" else "constant")
     pooled = F.avg_pool3d(torch.from_numpy(padded)[None], tuple(factors))[0].numpy()
     return pooled, coarser(affine, factors)
 

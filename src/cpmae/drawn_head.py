@@ -97,7 +97,7 @@ def draw(
     if given is not None:
         return Head(found.pose, given.field)
     with _threads(DRAWING_THREADS):
-        return Head(found.pose, generate_field(model, looked.conformed, looked.kept, generator))
+        return Head(found.pose, generate_field(model, looked.conformed, looked.kept, found.pose.scale, generator))
 
 
 @contextmanager

@@ -86,7 +86,10 @@ def deidentify_file(
     run = forms.open_scan(input)
     fields = None
     if described and (sidecar or options.fat == "auto"):
-        said = read_sidecar(described)
+        try:
+            said = read_sidecar(described)
+        except ScanError as error:
+            raise error if sidecar else ScanError(f"{error}, or say of the fat what it would (--fat)") from error
         options = options.for_sequence(said)
         fields = metadata_json.sidecar(said, options, f"cpmae {__version__}") if sidecar else None
     mask = load_brain_mask(brain_mask, run.shape, run.affine) if brain_mask else None
@@ -114,7 +117,7 @@ def deidentify_file(
         after = RunMean(marked)
         made = after.added(made)  # so that the volumes are made once
         late = [(picture, lambda path: before_after(before(), after.mean(), result.brain_mask, path, result.protected))]
-    grid = run.volume(np.zeros(run.shape, run.dtype, order="F"))
+    grid = marked.volume(np.zeros(run.shape, run.dtype, order="F"))
     if save_brain_mask:
         files.append((save_brain_mask, lambda path: nifti.write(path, mask_scan(grid, result.brain_mask))))
     if save_replaced_mask:

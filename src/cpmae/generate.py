@@ -22,7 +22,7 @@ from cpmae.models.texture import texture
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 from cpmae.models.vqvae import FINE, STEP_MM
 from cpmae.registration import fit_atlas
-from cpmae.thicken import random_thickness, thickened
+from cpmae.thicken import thickened, thickness
 from cpmae.volume import box_of
 
 INNER_TABLE_MM = 5.0  # of bone about every brain; chosen by deepbet's agreement between scans and results
@@ -35,6 +35,7 @@ def generate_field(
     model: HeadModel,
     brain: Conformed,
     kept: Conformed | None,
+    scale: float,
     generator: torch.Generator,
 ) -> Tensor:
     """Draw the shape of a head that fits a brain, and whose face is none that the model learnt from.
@@ -46,6 +47,7 @@ def generate_field(
         model: the trained model.
         brain: the brain alone.
         kept: what else is kept of the head, brain included, and makes codes visible; None draws them all.
+        scale: how many mm of the person one canonical mm is, from the brain's pose.
         generator: on the CPU; codes come from it.
 
     Returns:
@@ -53,10 +55,8 @@ def generate_field(
     """
     draws = Draws(model, model.brain_condition(brain.data, brain.mask), generator, SamplingSettings())
     if kept is None:
-        thickness = random_thickness(generator)
-        return draws.nobody(
-            no_codes(), lambda coarse, fine: thickened(model.decode(coarse, fine, brain.mask), thickness)
-        )
+        thicker = thickness(brain.mask, scale, generator)
+        return draws.nobody(no_codes(), lambda coarse, fine: thickened(model.decode(coarse, fine, brain.mask), thicker))
     fitted = fit_atlas(model.atlas, paints_for(model, brain), kept, brain)
     known = F.avg_pool3d(torch.from_numpy(kept.mask).float()[None, None], FINE // STEP_MM)[0, 0] == 1
     # up to 16 mm beside what is kept, and fading over as much, the new head is what was fitted, so that they meet

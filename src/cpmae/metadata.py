@@ -3,13 +3,15 @@
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import nibabel as nib
 import numpy as np
 
 from cpmae.io.container import MGH_FOOTER_BYTES, MGH_HEAD_BYTES, MGH_HEADER_BYTES, Container, pair_header
+from cpmae.io.header import best_affine
 from cpmae.io.nifti import NiftiScan
 from cpmae.io.run import NiftiRun
 
-Image = TypeVar("Image", NiftiScan, NiftiRun)
+Image = TypeVar("Image", bound=NiftiScan | NiftiRun)
 
 # Fields of NIfTI-1 and NIfTI-2 that no software needs to read the image, and that hold names, dates, paths and numbers
 # of sessions in the wild. glmax and glmin are the extremes of the whole original, and so often are cal_max and cal_min,
@@ -31,6 +33,7 @@ _IDENTIFYING = (
     "cal_min",
 )
 _NO_INTENT = ("intent_p1", "intent_p2", "intent_p3")  # numbers that mean something only under an intent code
+_SAME_MM = 1e-2
 _LATEST = 600  # of the header's units of time: what starts later than that is told by a clock
 # The most that the footer of an MGH file may say: repetition time (ms), flip angle (radians), echo time, inversion time
 # (ms), field of view (mm); and the least of what is not 0.
@@ -64,7 +67,41 @@ def _clean_header(header: Any) -> Any:
     clean = _emptied(header, _IDENTIFYING if int(header["intent_code"]) else (*_IDENTIFYING, *_NO_INTENT))
     if not abs(float(header["toffset"])) < _LATEST:  # NaN too; AFNI reads the seconds that a run was cut by
         clean["toffset"] = 0
+    _clear_unused_axes(clean)
+    _clear_unused_forms(clean)
     return clean
+
+
+def _clear_unused_axes(header: Any) -> None:
+    """Lengths of axes that the image does not have; in place. The fourth size of a 3-D image is its repetition time."""
+    axes = int(header["dim"][0])
+    if 1 <= axes <= 7:
+        header["dim"][axes + 1 :] = 1
+        sizes = header["pixdim"][max(axes, 4) + 1 :]
+        sizes[(sizes != 0) & (sizes != 1)] = 0  # nibabel writes 1, others 0
+
+
+def _clear_unused_forms(header: Any) -> None:
+    """A form whose code says that it is not used, and that does not say the same as the affine; in place.
+
+    Most files have the used one's twin there, and programs that do not look at codes may read it.
+    """
+    affine = best_affine(header, "the scan")
+    if int(header["sform_code"]) <= 0 and not np.allclose(header.get_sform(), affine, atol=_SAME_MM):
+        for row in ("srow_x", "srow_y", "srow_z"):
+            header[row] = 0
+    if int(header["qform_code"]) <= 0:
+        rotation = header.copy()
+        rotation["pixdim"][0] = rotation["pixdim"][0] or 1
+        try:
+            same = np.allclose(rotation.get_qform(), affine, atol=_SAME_MM)
+        except (ValueError, nib.spatialimages.HeaderDataError):  # no rotation
+            same = False
+        if not same:
+            for field in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"):
+                header[field] = 0
+            if abs(header["pixdim"][0]) > 1 or np.isnan(header["pixdim"][0]):  # which side the form is seen from
+                header["pixdim"][0] = 1
 
 
 def _emptied(header: Any, fields: tuple[str, ...]) -> Any:

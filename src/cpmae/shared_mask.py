@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cpmae.brain import check_given_mask, open_mask
+from cpmae.io import dicom_scan
+from cpmae.io.dicom_volumes import Stack
 from cpmae.io.nifti import NiftiScan
 from cpmae.volume import same_grid, voxel_sizes
 
@@ -37,6 +39,18 @@ def mask_on(
         offset = to_old[:3, :3] @ ((np.array(shift) + 0.5) / steps - 0.5) + to_old[:3, 3]
         total += ndimage.affine_transform(source, to_old[:3, :3], offset, shape, order=1, mode="constant")
     return total >= 0.5 * steps.prod()
+
+
+def without_holes(
+    scan: NiftiScan, mask: NDArray[np.bool_], stack: Stack, found: bool
+) -> tuple[NiftiScan, NDArray[np.bool_]]:
+    """`dicom_scan.without_holes`; of a mask that was found, without pieces that only a hole tied to the brain."""
+    scan, mask = dicom_scan.without_holes(scan, mask, stack)
+    if found and stack.holes and mask.any():
+        from cpmae import canonical  # and with it torch, which most that use this file do without
+
+        mask &= ~canonical.stray_pieces(mask, stack.affine, canonical.align(mask, stack.affine))
+    return scan, mask
 
 
 @dataclass(frozen=True)

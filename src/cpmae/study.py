@@ -27,7 +27,7 @@ from cpmae.io.together import check_outputs
 from cpmae.leased import unfinished_folder
 from cpmae.metadata_dicom import Identity, deidentify_header
 from cpmae.options import Options
-from cpmae.shared_mask import FoundBrain, given_mask, lender
+from cpmae.shared_mask import FoundBrain, given_mask, lender, without_holes
 from cpmae.study_output import Images, check_apart, check_folders, put_in_place
 from cpmae.subject_key import seed_of
 
@@ -306,8 +306,9 @@ def _volume(
         # the pipeline would find the brain too, and keep what is interpolated from around it
         device = usable_device(run.options.device)
         mask, _ = brain_search.search_brain(scan.scaled(), run.options.brain_extractor, device)
+    shown = scan
     if mask is not None:
-        scan, mask = dicom_scan.without_holes(scan, mask, stack)
+        scan, mask = without_holes(scan, mask, stack, found=searched or lent is not None)
     # another draw for each person, and in all volumes of one the same head and texture under other noise
     asked = run.options.for_sequence(series.sequence)
     options = replace(asked, seed=run.seed_of(series.patient), noise_number=run.volumes)
@@ -327,7 +328,7 @@ def _volume(
         kept, key = done.protected[:, :, slot].T, (frame.instance, frame.index)
         if not np.array_equal(new[key][kept], pixels[key][kept]):
             raise ScanError(f"protected voxels of {series.name} changed on the way, and the result was dropped")
-    images = Images(scan, done.image, done.brain_mask, done.protected) if run.shows else None
+    images = Images(shown, done.image, done.brain_mask, done.protected) if run.shows else None
     if lent:
         mask_from = lent.mask_from if lent is own else {**lent.mask_from, "brain_mask_from": lent.series}
     else:

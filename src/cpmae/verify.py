@@ -108,9 +108,9 @@ def _beside_voxels(original: NiftiRun, result: NiftiRun) -> list[str]:
     """A sentence for each place beside the voxels that holds what neither the original nor cpmae put there."""
     failures = []
     for field in ("descrip", "aux_file", "db_name", "intent_name"):
-        text = result.header[field].item()
+        before, text = (side.header[field].item() if field in side.header else b"" for side in (original, result))
         ours = field == "descrip" and _MARKED.fullmatch(text)
-        if text and not ours and text != original.header[field].item():
+        if text and not ours and text != before:
             failures.append(f"the result's header has a text of its own ({field})")
     if result.extensions.strip(b"\0") and result.extensions != original.extensions:
         failures.append("the result's header has an extension of its own")

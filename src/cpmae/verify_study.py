@@ -16,7 +16,7 @@ from cpmae.io.dicom import Series, t1w_score
 from cpmae.io.dicom_volumes import Stack, frames_of, stacks_of
 from cpmae.io.nifti import NiftiScan
 from cpmae.metadata_dicom import pictures_of
-from cpmae.shared_mask import FoundBrain, given_mask, lender
+from cpmae.shared_mask import FoundBrain, given_mask, lender, without_holes
 from cpmae.verify import Verification, verify
 
 
@@ -81,13 +81,13 @@ def verify_study(original: Path, result: Path, brain_mask: Path | None, extracto
             middle = motion.middle(scan.stored, scan.slope, stack.affine)
             compared = own is None or motion.has_moved(own.middle, middle)  # all as `study` did
             mask = lending.taken_over(lent, scan, compared)[0] if lent else None
-            is_own = mask is None
-            if mask is None and brain_mask and not lent:
-                mask = given_mask(brain_mask, scan)
+            is_own, given = mask is None, brain_mask if mask is None and not lent else None
+            if given:
+                mask = given_mask(given, scan)
             elif mask is None:
                 mask = brain_search.brain_to_compare(scan.scaled(), extractor)
-            scan, mask = dicom_scan.without_holes(scan, mask, stack)
-            other, _ = dicom_scan.without_holes(other, mask, stack)
+            scan, mask = without_holes(scan, mask, stack, found=not given)
+            other, _ = without_holes(other, mask, stack, found=False)
             if own is None:
                 own = FoundBrain(mask, stack.affine, middle)
                 in_world += [own] if is_own else []

@@ -83,7 +83,7 @@ class _Worker:
         """What it sent, even if it died afterwards; or that it died."""
         try:
             return self.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # before it sent anything, or in the middle
             self.process.kill()
             self.process.join()
             code = self.process.exitcode or 0

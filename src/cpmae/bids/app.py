@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cpmae.batch import cluster, engine
 from cpmae.batch.local import LocalWorkers
@@ -63,7 +63,10 @@ def participant(
         description.describe(dataset, target, settings, staging)
         records = Records(target, staging)
         if prune:
-            records.forget(description.not_in_input(dataset, target))
+            gone = description.not_in_input(dataset, target)
+            records.forget(gone)
+            if settings.pictures:
+                _remove_pictures(settings.pictures, gone)
         records.ask(job.name for job in todo)
         what = (work, records, staging, (source, target))
         if scheduler or slurm:
@@ -96,12 +99,18 @@ def _show(dataset: Dataset, target: Path, pictures: Path) -> None:
         record = records.get(str(scan.path))
         if record and record["state"] != "done":
             failed.append(f"{scan.path} ({record['reason']})")
-            with suppress(OSError):  # its folder may never have been made
-                (pictures / picture_path(scan)).unlink()
-            description.remove_empty(pictures, [str(scan.path)])
-        elif record and (pictures / picture_path(scan)).is_file():
-            done.append((picture_path(scan), record["account"].get("warnings", [])))
+            _remove_pictures(pictures, [str(scan.path)])
+        elif record and (pictures / picture_path(scan.path)).is_file():
+            done.append((picture_path(scan.path), record["account"].get("warnings", [])))
     gallery.write_page(pictures, done, failed)
+
+
+def _remove_pictures(pictures: Path, names: Sequence[str]) -> None:
+    """Of scans that have no result, or none any more."""
+    for name in names:
+        with suppress(FileNotFoundError):
+            (pictures / picture_path(PurePosixPath(name))).unlink()
+    description.remove_empty(pictures, names)
 
 
 def group(dataset: Dataset, scans: Sequence[Scan], target: Path) -> Counter[str]:

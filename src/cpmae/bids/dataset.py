@@ -21,7 +21,7 @@ from cpmae.bids.plan import Placement, Settings
 from cpmae.errors import OutputError, ScanError
 from cpmae.files import check_private
 from cpmae.io import sidecar
-from cpmae.io.bids import IMAGES, Dataset, Scan
+from cpmae.io.bids import IMAGES, SUFFIXES, Dataset, Name, Scan
 from cpmae.io.together import text_writer, write_together
 from cpmae.metadata_json import holds_a_date
 from cpmae.report import gallery
@@ -245,7 +245,7 @@ def left_out(dataset: Dataset, placement: Placement) -> list[tuple[str, int, str
             continue
         image = path.name.endswith(IMAGES)
         if placement == "raw" or image:
-            found[str(path), "no image that shows a head" if image else "may hold dates or names"] += 1
+            found[str(path), _no_scan(dataset.files[path]) if image else "may hold dates or names"] += 1
     for path in dataset.others:
         top = len(path.parts) == 1
         if str(path) == "dataset_description.json":
@@ -260,6 +260,13 @@ def left_out(dataset: Dataset, placement: Placement) -> list[tuple[str, int, str
             known = [part for part in path.parts[:-1] if _FOLDER.fullmatch(part)]
             found["/".join((*known, "*")), "not understood"] += 1
     return sorted((path, count, reason) for (path, reason), count in found.items())
+
+
+def _no_scan(name: Name) -> str:
+    """Why an image of this name is none of the data set's scans."""
+    if not any(name.suffix in suffixes for suffixes in SUFFIXES.values()):
+        return "no image that shows a head"
+    return "desc- is for derivatives" if "desc" in name.entities else f"{name.suffix} belongs into another folder"
 
 
 def _belongs(dataset: Dataset, scan: Scan) -> list[PurePosixPath]:
@@ -312,7 +319,8 @@ def _doi(description: Mapping[str, Any]) -> str | None:
 
 
 def _is_public(address: Any) -> bool:
-    return isinstance(address, str) and _PUBLIC.fullmatch(address) is not None
+    """Whether an address is anybody's, and lets nobody in with it."""
+    return isinstance(address, str) and _PUBLIC.fullmatch(address) is not None and not _TOKEN.search(address)
 
 
 def _leads_nowhere_private(text: Any) -> bool:
@@ -320,7 +328,7 @@ def _leads_nowhere_private(text: Any) -> bool:
     if not isinstance(text, str):
         return False
     addresses = [address.rstrip(".,;)>]\"'") for address in re.findall(r"https?:/\S*", text, re.IGNORECASE)]
-    if not all(_is_public(address) and not _TOKEN.search(address) for address in addresses):
+    if not all(_is_public(address) for address in addresses):
         return False
     for address in sorted(addresses, key=len, reverse=True):  # or the rest of a longer one would look like a path
         text = text.replace(address, "")

@@ -136,7 +136,7 @@ def jobs(
             weights=settings.weights,
             mask=mask_path(scan, settings.placement),
             defacemask=_defacemask(scan) if settings.placement == "raw" else None,
-            picture=settings.pictures / picture_path(scan) if settings.pictures else None,
+            picture=settings.pictures / picture_path(scan.path) if settings.pictures else None,
             references=tuple(
                 Reference(r.path, mask_path(r, settings.placement), _of_one_acquisition(scan, r)) for r in near
             ),
@@ -193,9 +193,9 @@ def mask_path(scan: Scan, placement: Placement) -> PurePosixPath:
     return derivative(scan, f"brain{label}", suffix="mask", **dict.fromkeys(other))  # type: ignore[arg-type]
 
 
-def picture_path(scan: Scan) -> PurePosixPath:
+def picture_path(scan: PurePosixPath) -> PurePosixPath:
     """Where a scan's before/after picture goes, below the folder of the pictures: `sub-01/anat/sub-01_T1w.png`."""
-    return scan.path.with_name(scan.path.name.split(".")[0] + ".png")
+    return scan.with_name(scan.name.split(".")[0] + ".png")
 
 
 def is_phase(scan: Scan) -> bool:

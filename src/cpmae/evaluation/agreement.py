@@ -70,7 +70,6 @@ def method_table(
             by_structure[row["structure"]].append(row["dice"])
         means = {s: float(np.mean(v)) for s, v in by_structure.items()}
         worst = min(means, key=means.__getitem__) if means else ""
-        distances = [row["hd95_mm"] for row in large if np.isfinite(row["hd95_mm"])]
         table.append(
             {
                 "method": method,
@@ -80,7 +79,7 @@ def method_table(
                 "worst_structure": worst,
                 "worst_mean_dice": means.get(worst, float("nan")),
                 "lowest_dice": min((row["dice"] for row in large), default=float("nan")),
-                "mean_hd95_mm": float(np.mean(distances)) if distances else float("nan"),
+                "mean_hd95_mm": _finite_mean([row["hd95_mm"] for row in large]),
                 "failures": sum(f.step in (method, f"{segmenter} after {method}") for f in failures),
             }
         )
@@ -88,7 +87,10 @@ def method_table(
 
 
 def structure_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Which structures change and by how much: means over scans, those that change most first."""
+    """Which structures change and by how much: means over scans, those that change most first.
+
+    `lost` counts scans in which one of the two segmentations has nothing of a structure; they have no distance.
+    """
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["method"], row["segmenter"], row["structure"]].append(row)
@@ -99,13 +101,20 @@ def structure_table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "structure": structure,
             "scans": len(members),
             "dice": float(np.mean([m["dice"] for m in members])),
-            "hd95_mm": float(np.mean([m["hd95_mm"] for m in members])),
-            "volume_diff": float(np.mean([m["volume_diff"] for m in members])),
-            "volume_diff_abs": float(np.mean([abs(m["volume_diff"]) for m in members])),
+            "lost": sum(not np.isfinite(m["hd95_mm"]) for m in members),
+            "hd95_mm": _finite_mean([m["hd95_mm"] for m in members]),
+            "volume_diff": _finite_mean([m["volume_diff"] for m in members]),
+            "volume_diff_abs": _finite_mean([abs(m["volume_diff"]) for m in members]),
         }
         for (method, segmenter, structure), members in groups.items()
     ]
     return sorted(table, key=lambda r: (r["method"], r["segmenter"], r["dice"]))
+
+
+def _finite_mean(values: Sequence[float]) -> float:
+    """The mean of those that are finite, NaN where none is."""
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")
 
 
 def flip_figures(maps: Sequence[NDArray[np.bool_]]) -> dict[str, float]:

@@ -112,7 +112,7 @@ def resampled(head: HeadScan, level: str, rng: np.random.Generator) -> tuple[Hea
         )
         for a in (np.nan_to_num(head.volume.data), head.brain)
     )
-    new = HeadScan(Volume(data.astype(head.volume.data.dtype), affine), mask > 0.5)
+    new = HeadScan(Volume(_stored(data, head.volume.data.dtype), affine), mask > 0.5)
     return new, new.brain
 
 
@@ -182,10 +182,14 @@ def _apply(
 
 def _with(head: HeadScan, values: NDArray) -> tuple[HeadScan, NDArray[np.bool_]]:
     """The head with other intensities in the dtype that it has."""
-    dtype = head.volume.data.dtype
+    return HeadScan(Volume(_stored(values, head.volume.data.dtype), head.volume.affine), head.brain), head.brain
+
+
+def _stored(values: NDArray, dtype: np.dtype) -> NDArray:
+    """Values in a dtype, integers rounded."""
     if dtype.kind in "iu":
         values = np.clip(np.rint(values), np.iinfo(dtype).min, np.iinfo(dtype).max)
-    return HeadScan(Volume(values.astype(dtype), head.volume.affine), head.brain), head.brain
+    return values.astype(dtype)
 
 
 def _canonical(head: HeadScan) -> NDArray[np.float32]:

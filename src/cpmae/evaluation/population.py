@@ -1,7 +1,7 @@
 """Who is to be recognised: persons with two scans each, synthetic ones or those of a folder."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -58,6 +58,9 @@ def pairs_in_folder(
 ) -> tuple[list[Person], list[tuple[str, str]]]:
     """Persons with two scans of one kind below a folder; of each the first two in the order of their names are taken.
 
+    All have one contrast, by which they could be told apart otherwise: the one that most persons have twice, and T1w
+    where several are as frequent.
+
     Who it is comes from `sub-...` in the path as in BIDS, else from the name of the folder that holds the scan. See
     `source.may_be_scan` for what is no scan.
 
@@ -72,15 +75,19 @@ def pairs_in_folder(
         if name := person_of(path.relative_to(folder)):
             scans[name][tuple(_kind(path))].append(path)
     # two contrasts of one person are less alike than two scans, which would make every method look safer
-    whole = {n: next((p for p in kinds.values() if len(p) > 1), None) for n, kinds in sorted(scans.items())}
-    pairs = {name: paths[:2] for name, paths in whole.items() if paths}
+    twice = {name: [paths for paths in kinds.values() if len(paths) > 1] for name, kinds in sorted(scans.items())}
+    of_all = Counter(contrast for found in twice.values() for contrast in {_contrast(paths[0]) for paths in found})
+    contrast = max(of_all, key=lambda c: (of_all[c], c.startswith("t1")), default="")
+    chosen = {name: [p for p in found if _contrast(p[0]) == contrast] for name, found in twice.items()}
+    pairs = {name: found[0][:2] for name, found in chosen.items() if found}
     if len(pairs) < 2:
         raise ScanError(
             f"{folder} has {len(pairs)} persons with two scans of one kind that match {pattern!r}, at least 2 are "
             "needed: name files as in BIDS (sub-01_ses-1_T1w.nii.gz) or put each person's into a folder"
         )
     people = [Person(n, *(file_scan(p, brain_extractor) for p in paths)) for n, paths in pairs.items()]
-    return people, [(n, "no two of its scans are of one kind") for n in whole if n not in pairs]
+    why = "no two of its scans are of one kind", f"no two of its scans are {contrast}, as those of others"
+    return people, [(name, why[bool(found)]) for name, found in twice.items() if name not in pairs]
 
 
 def compute_missing(
@@ -143,6 +150,12 @@ def _kind(path: Path) -> list[str]:
     if not path.name.startswith("sub-"):
         return sorted({found.lower() for found in _CONTRAST.findall(path.name)})
     return sorted(p for p in path.name.split(".")[0].split("_") if not p.startswith(("ses-", "run-")))
+
+
+def _contrast(path: Path) -> str:
+    """The suffix in BIDS, elsewhere the contrasts that the name has: "t1" for T1w and T1."""
+    kind = path.name.split(".")[0].split("_")[-1] if path.name.startswith("sub-") else " ".join(_kind(path))
+    return kind.lower().removesuffix("w")
 
 
 def person_of(path: Path) -> str:

@@ -23,7 +23,7 @@ _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 def brain_frame(pose: Pose) -> NDArray[np.float64]:
     """(4, 4) rigid matrix from a frame that the brain gives to the scan's world, mm: the pose without its scale."""
     matrix = pose.matrix.copy()
-    matrix[:3, :3] /= np.cbrt(np.linalg.det(matrix[:3, :3]))
+    matrix[:3, :3] /= pose.scale
     return matrix
 
 

@@ -226,12 +226,15 @@ def choose(
 
 def _fits(scan: Scan, query: Mapping[str, object]) -> bool:
     known = {**{long: short for short, long in ENTITIES.items()}, **{short: short for short in ENTITIES}}
-    parts = {"datatype": scan.datatype, "suffix": scan.name.suffix, "extension": scan.name.extension}
+    parts = {"datatype": scan.datatype, "suffix": scan.name.suffix, "extension": scan.name.extension.lstrip(".")}
     for key, wanted in query.items():
         if key not in known and key not in parts:
             raise ScanError(f"the filter file asks for {key!r}, which is not an entity of BIDS; correct it")
         found = parts[key] if key in parts else scan.name.entities.get(known[key])
-        if not any(_same(found, value) for value in (wanted if isinstance(wanted, list) else [wanted])):
+        values = wanted if isinstance(wanted, list) else [wanted]
+        if key == "extension":  # with its dot or without, as in PyBIDS
+            values = [str(value).lstrip(".") for value in values]
+        if not any(_same(found, value) for value in values):
             return False
     return True
 

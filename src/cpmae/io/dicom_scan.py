@@ -53,8 +53,7 @@ def to_scan(stack: Stack, pixels: Pixels, values: tuple[int, int], inverted: boo
     if inverted:
         top = max(frame.slope * values[1] + frame.inter for frame in stack.frames)
         slope, inter = -slope, top - inter
-    nothing = -inter / slope  # an intensity of 0, whatever the voxels are
-    nothing = np.clip(round(nothing), *values) if one_rescale(stack) else nothing
+    nothing = _nothing(slope, inter, values if one_rescale(stack) else None)
     stored = np.zeros(stack.shape, dtype if one_rescale(stack) else np.float32, order="F")
     for frame, slot in zip(stack.frames, stack.slots, strict=True):
         slice_ = pixels[frame.instance, frame.index].T
@@ -93,11 +92,19 @@ def without_holes(scan: NiftiScan, mask: NDArray[np.bool_], stack: Stack) -> tup
     if not stack.holes:
         return scan, mask
     mask, stored = mask.copy(), scan.stored.copy(order="F")
+    limits = np.iinfo(stored.dtype) if stored.dtype.kind in "iu" else None
+    nothing = _nothing(scan.slope, scan.inter, (limits.min, limits.max) if limits else None)
     for before, after in pairwise(stack.slots):
         for slot in range(before + 1, after):
             mask[:, :, slot] = mask[:, :, before] & mask[:, :, after]
-            stored[:, :, slot][~mask[:, :, slot]] = 0
+            stored[:, :, slot][~mask[:, :, slot]] = nothing
     return scan.with_stored(stored), mask
+
+
+def _nothing(slope: float, inter: float, values: tuple[int, int] | None) -> float:
+    """What is stored for an intensity of 0, or the nearest to it among the integers from `values[0]` to `values[1]`."""
+    nothing = -inter / slope
+    return nothing if values is None else float(np.clip(round(nothing), *values))
 
 
 def from_scan(

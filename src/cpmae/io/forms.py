@@ -56,6 +56,8 @@ def result_files(input: Path, output: Path) -> tuple[Path, ...]:
     """
     if _is_dicom(input):
         raise ScanError(f"{input.name} is one DICOM file, give the folder of its series")
+    if output.is_dir():
+        raise OutputError(f"{output} is a folder, give a file name in it")
     allowed: tuple[str, ...] = SUFFIXES
     for own in (mgh.SUFFIXES, pair.SUFFIXES):
         allowed = (*own, *SUFFIXES) if _is(input, own) else allowed

@@ -1,7 +1,6 @@
 """Files that appear whole or not at all, and the questions to ask before the work starts."""
 
 import os
-import secrets
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from typing import BinaryIO
 
 from cpmae.errors import OutputError
 from cpmae.io.source import GZIPPED
+from cpmae.leased import unfinished_folder
 
 SUFFIXES = (".nii", ".nii.gz")
 GZIP_LEVEL = 1  # level 6 takes eight times as long and saves 3 % on a noisy scan
@@ -35,6 +35,8 @@ def check_output(
             raise OutputError(f"{output} is the input itself, inputs are never overwritten; choose another name")
     if os.path.isdir(output):
         raise OutputError(f"{output} is a folder, give a file name in it")
+    if os.path.exists(output) and not os.path.isfile(output):
+        raise OutputError(f"{output} is a pipe or a device, give a file name")
     if not output.name.lower().endswith(suffixes):
         raise OutputError(f"{output.name} does not end in {' or '.join(suffixes)}; give it such a name")
     if os.path.lexists(output) and not overwrite:
@@ -51,26 +53,26 @@ def check_output(
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write into that takes the name `path` only once the block has ended well.
 
-    Until then it has a temporary name in the same folder. An error or an interrupt (KeyboardInterrupt, SystemExit)
-    removes it.
+    Until then it lies in a private folder beside it. An error or an interrupt (KeyboardInterrupt, SystemExit) removes
+    that; what a process leaves that is killed goes when another one writes there.
 
     Raises:
         OutputError: for an OSError in the block, a full disk included.
     """
     path = Path(path)
-    temporary = path.parent / f".cpmae-{secrets.token_hex(8)}.tmp"
     try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with unfinished_folder(path.parent) as folder:
+            with open(folder / path.name, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(folder / path.name, path)
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written ({error.strerror or error}), free some space or choose another place"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)  # after the rename there is nothing left to remove
 
 
 def write_pieces(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> None:

@@ -68,7 +68,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def scans_below(folder: Path, pattern: str) -> list[Path]:
     """What matches a pattern below a folder and may be somebody's scan, in the order of their paths."""
-    return [path for path in sorted(folder.rglob(pattern)) if may_be_scan(path.relative_to(folder))]
+    return sorted(p for p in files_below(folder) if p.match(pattern) and may_be_scan(p.relative_to(folder)))
 
 
 def may_be_scan(place: Path) -> bool:

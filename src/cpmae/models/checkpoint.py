@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from cpmae.errors import WeightsError
+from cpmae.errors import OutputError, WeightsError
+from cpmae.leased import unfinished_folder
 from cpmae.models.head import HeadConfig, HeadModel
 from cpmae.models.mae import MAEConfig
 from cpmae.models.vqvae import VQVAEConfig
@@ -29,7 +30,10 @@ DEFAULT_NAME = "head.safetensors"
 def save(model: HeadModel, path: Path, about: dict) -> None:
     """Write `path` (.safetensors) and its JSON: format, sizes, SHA-256 of the weights, and `about`.
 
-    Each is whole or not there; weights beside the JSON of others are refused by `load`.
+    Both are written before either takes its name; weights beside the JSON of others are refused by `load`.
+
+    Raises:
+        OutputError: if they cannot be written.
     """
     learned = {name for name, _ in model.named_parameters()}  # the moments that codes are whitened by stay exact
     tensors = {
@@ -40,13 +44,17 @@ def save(model: HeadModel, path: Path, about: dict) -> None:
     data = safetensors.torch.save(tensors)
     digest = hashlib.sha256(data).hexdigest()
     text = json.dumps({"format": FORMAT, "sha256": digest, "config": asdict(model.config), **about}, indent=1)
-    for target, content in ((path, data), (path.with_suffix(".json"), (text + "\n").encode())):
-        partial = target.with_name(f"{target.name}.partial")
-        try:
-            partial.write_bytes(content)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+    places = {path: data, path.with_suffix(".json"): (text + "\n").encode()}
+    with unfinished_folder(path.parent) as folder:
+        for target, content in places.items():
+            try:
+                (folder / target.name).write_bytes(content)
+            except OSError as error:
+                raise OutputError(
+                    f"{target} cannot be written ({error.strerror}), free some space or choose another place"
+                ) from error
+        for target in places:
+            (folder / target.name).replace(target)
 
 
 def load(path: str | Path | None = None, device: str | torch.device = "cpu") -> HeadModel:

@@ -5,6 +5,7 @@ the head, and the networks learn from these fields. What a publisher removed cou
 scanners leave noise.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,8 +40,9 @@ def prepare_scans(source: Path, folder: Path, model: HeadModel, part: int = 0, p
     """
     make_folder(folder)
     for path in scan_files(source)[part::parts]:
-        name = "_".join(path.relative_to(source).parts)  # scans of several people often have one name
-        target = folder / (name.removesuffix(".gz").removesuffix(".nii") + ".npz")
+        place = path.relative_to(source)  # scans of several people often have one name
+        digest = hashlib.sha256(place.as_posix().encode()).hexdigest()[:8]
+        target = folder / f"{'_'.join(place.parts).removesuffix('.gz').removesuffix('.nii')}-{digest}.npz"
         if target.exists():
             continue
         try:

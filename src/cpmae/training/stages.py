@@ -157,6 +157,8 @@ def train_vqvaes(
         model = VQVAEs(config.vqvae)
         stream = partial(data.batches, examples)
     else:
+        if not any(path.is_file() for path in scans.scan_files(examples)):
+            raise ScanError(f"{examples} has no scan that can be read, give another folder or fetch what it links to")
         start = checkpoint.load(weights)
         begin(run, fabric.global_rank == 0, weights=start.sha256, scans=scans_in(examples))
         config, known = start.config, start.known_faces
