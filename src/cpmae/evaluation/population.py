@@ -76,9 +76,9 @@ def pairs_in_folder(
             scans[name][tuple(_kind(path))].append(path)
     # two contrasts of one person are less alike than two scans, which would make every method look safer
     twice = {name: [paths for paths in kinds.values() if len(paths) > 1] for name, kinds in sorted(scans.items())}
-    of_all = Counter(contrast for found in twice.values() for contrast in {_contrast(paths[0]) for paths in found})
+    of_all = Counter(c for found in twice.values() for c in {_contrast(paths[0]) for paths in found} - {""})
     contrast = max(of_all, key=lambda c: (of_all[c], c.startswith("t1")), default="")
-    chosen = {name: [p for p in found if _contrast(p[0]) == contrast] for name, found in twice.items()}
+    chosen = {name: [p for p in found if _contrast(p[0]) in (contrast, "")] for name, found in twice.items()}
     pairs = {name: found[0][:2] for name, found in chosen.items() if found}
     if len(pairs) < 2:
         raise ScanError(
@@ -153,7 +153,7 @@ def _kind(path: Path) -> list[str]:
 
 
 def _contrast(path: Path) -> str:
-    """The suffix in BIDS, elsewhere the contrasts that the name has: "t1" for T1w and T1."""
+    """The suffix in BIDS, elsewhere the contrasts that the name has: "t1" for T1w and T1, "" where it says none."""
     kind = path.name.split(".")[0].split("_")[-1] if path.name.startswith("sub-") else " ".join(_kind(path))
     return kind.lower().removesuffix("w")
 
