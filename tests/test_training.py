@@ -209,7 +209,7 @@ def test_a_scan_is_drawn_with_what_a_scanner_adds(people: Path) -> None:
     [
         ("mae {people} {none} {run} out.safetensors", "vqvae.pt cannot be read"),
         ("mae {people} {damaged} {run} out.safetensors", "vqvae.pt cannot be read"),
-        ("vqvae {none} {run}", "no scan that can be read"),
+        ("vqvae {none} {run}", "none cannot be read (No such file or directory), check the path"),
         ("synth {maps} {run}", "only 2 label maps have a complete face"),
         ("synth {maps} {run} --doubtful {none}/boxes.json", "cannot be read as JSON"),
         ("synth {maps} {run} --doubtful {damaged}/vqvae.pt", "cannot be read as JSON"),

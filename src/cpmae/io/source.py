@@ -52,11 +52,12 @@ def files_below(folder: Path) -> Iterator[Path]:
     """All files below a folder, through links to folders too, as archives and DataLad have them; folder by folder.
 
     Raises:
-        ScanError: for a folder that may not be read, since nobody can say what is left out there.
+        ScanError: for a folder that is not there or may not be read, since nobody can say what is left out there.
     """
 
     def refuse(error: OSError) -> None:
-        raise ScanError(f"{error.filename} cannot be read ({error.strerror}), check its permissions") from error
+        what = "the path" if isinstance(error, FileNotFoundError) else "its permissions"
+        raise ScanError(f"{error.filename} cannot be read ({error.strerror}), check {what}") from error
 
     for name, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         if any(os.path.samefile(name, above) for above in Path(name).parents if above.is_relative_to(folder)):
