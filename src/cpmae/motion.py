@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 MOVED_MM = 4.0  # of the middle of what is bright; less is left to whoever looks at a result
 
@@ -21,7 +20,8 @@ def middle(stored: NDArray, slope: float, affine: NDArray[np.float64]) -> NDArra
     finite = np.isfinite(stored)
     mean = stored.mean(where=finite, dtype=np.float64) if finite.any() else np.nan
     bright = stored > mean if slope > 0 else stored < mean
-    voxel = np.array(ndimage.center_of_mass(bright)) if bright.any() else np.full(3, np.nan)
+    counts = [np.count_nonzero(bright, axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+    voxel = [(n @ np.arange(len(n))) / n.sum() if n.any() else np.nan for n in counts]
     return affine[:3, :3] @ voxel + affine[:3, 3]
 
 

@@ -182,9 +182,8 @@ def _replaced(
         raise ScanError(f"{1 - finite.mean():.1%} of the brain is NaN or infinite in a volume; repair or drop it")
     unit = canonical.brain_unit(volume, found.mask)
     profile = brain_profile(np.nan_to_num(unit.rescale(inside), nan=0, posinf=0, neginf=0), depth)
-    values = np.zeros(shares.shape[1:], np.float32)
-    for colour, share in zip(colours(profile).numpy(), shares, strict=True):
-        values += colour * share  # and no product of matrices, whose rounding depends on how many threads share it
+    # and no product of matrices, whose rounding depends on how many threads share it
+    values = np.einsum("p,pzyx->zyx", colours(profile).numpy(), shares)
     values = compose.with_noise(values, compose.noise_level(volume, found.mask) / unit.scale, noise)
     result = compose.compose(scan, found.protected, unit.unscale(values.T))
     kept = found.protected.T
