@@ -3,7 +3,9 @@
 Given mask, seed and grid, each volume of the result is a function of the protected voxels of all volumes alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -34,6 +36,7 @@ from cpmae.options import Options
 from cpmae.volume import Volume, voxel_sizes
 
 COARSE_MM = 1.75  # voxels from which the shares of the paints are made at 2 mm
+MOST_AT_ONCE = 4  # volumes that are made side by side, so that memory is bounded on machines of many cores
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def deidentify_run(
     header.check_grid(run.header, run.path.name)
     tell("reading all volumes")
     total = RunMean(run)
-    middles = [motion.middle(stored, run.slope, run.affine) for stored in total.added(run.stored_volumes())]
+    looked_at = (partial(motion.middle, v, run.slope, run.affine) for v in total.added(run.stored_volumes()))
+    middles = list(_side_by_side(looked_at))
     mean = total.mean() if run.count > 1 else run.mean()
     nifti.check_is_scan(mean, run.path.name)
 
@@ -102,20 +106,35 @@ def deidentify_run(
     depth = brain_depth(found.mask.T, voxel_sizes(run.affine)[::-1])
 
     colours = partial(model.paints, fat_suppressed=options.fat_suppressed)
-    start = noise.get_state()
+    seeds = torch.randint(2**32, (run.count,), generator=noise).tolist()  # so that no volume waits for another
+
+    def made(stored: NDArray, seed: int) -> NDArray:
+        return _replaced(run, stored, found, colours, shares, depth, torch.Generator().manual_seed(seed))
 
     def volumes() -> Iterator[NDArray]:
-        again = torch.Generator()
-        again.set_state(start)
-        for number, stored in enumerate(run.stored_volumes(), 1):
+        waiting = (partial(made, stored, seed) for stored, seed in zip(run.stored_volumes(), seeds, strict=True))
+        for number, volume in enumerate(_side_by_side(waiting), 1):
             tell(f"volume {number} of {run.count}")
-            yield _replaced(run, stored, found, colours, shares, depth, again)
+            yield volume
 
     clean = metadata.clean_nifti(run) if options.clean_metadata else run
     account = account_of(run, found, options, brain_mask is not None, model) | {"volumes": run.count}
     return DeidentifiedRun(
         clean.marked(MARK), volumes, mean, found.mask, found.protected, account, account["warnings"], head
     )
+
+
+def _side_by_side(works: Iterable[Callable[[], NDArray]]) -> Iterator[NDArray]:
+    """What each of these gives, in their order; the next few are done meanwhile, side by side."""
+    threads = min(torch.get_num_threads(), MOST_AT_ONCE)
+    done: deque[Future[NDArray]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for work in works:
+            done.append(pool.submit(work))
+            if len(done) > threads:
+                yield done.popleft().result()
+        while done:
+            yield done.popleft().result()
 
 
 def _moved(run: NiftiRun, middles: list[NDArray[np.float64]], mask: NDArray[np.bool_]) -> list[str]:
