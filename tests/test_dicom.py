@@ -126,6 +126,29 @@ def test_a_second_copy_of_a_slice_is_left_out(tmp_path: Path) -> None:
     assert sorted(item.count for item in found) == [1, 9]  # not a line for each file
 
 
+def test_images_that_share_a_uid_are_no_copies_of_each_other(tmp_path: Path) -> None:
+    """Naive tools number the images of each series anew, or those of each volume."""
+
+    def make(n: int, affine: NDArray[np.float64], series: str, first: int = 1) -> None:
+        def change(data: Dataset, k: int) -> None:
+            data.SOPInstanceUID, data.InstanceNumber = f"1.2.{k + 1}", first + k
+
+        dp.classic(tmp_path / f"{n}", STORED[:, :, :9], affine, change, SeriesInstanceUID=series)
+
+    moved = AFFINE + np.eye(4, k=3) * 30
+    for n, (affine, series, first) in enumerate(
+        [(AFFINE, "1.3.1", 1), (moved, "1.3.2", 1), (AFFINE, "1.3.3", 1), (AFFINE, "1.3.3", 10), (moved, "1.3.3", 1)]
+    ):
+        make(n, affine, series, first)
+    for n in (0, 9):
+        uids = {"SOPInstanceUID": "1.2.1", "SeriesInstanceUID": "1.3.4"}
+        dp.enhanced(tmp_path / f"enhanced{n}", STORED[:, :, :9], AFFINE + np.eye(4, k=3) * n, **uids)
+    series, left = dicom.find_series(tmp_path)
+    assert not left and sorted(len(s.instances) for s in series) == [2, 9, 9, 27]
+    uids = [(i.header.SOPInstanceUID, i.repeat) for s in series for i in s.instances]
+    assert len(set(uids)) == len(uids) == 47
+
+
 def test_two_slices_at_one_place_are_named(tmp_path: Path) -> None:
     def again(data: Dataset, k: int) -> None:
         if k == 9:
@@ -135,7 +158,7 @@ def test_two_slices_at_one_place_are_named(tmp_path: Path) -> None:
     series = one_series(tmp_path)
     stacks, _ = stacks_of(frames_of(series), "x")
     with pytest.raises(ScanError, match=r"slice 5 \(im0005\) and slice 10 \(im0010\) lie at one position"):
-        no_volume(stacks, "x")
+        no_volume(stacks)
 
 
 def test_a_slice_of_another_size_lies_at_no_others_place(tmp_path: Path) -> None:
@@ -143,7 +166,7 @@ def test_a_slice_of_another_size_lies_at_no_others_place(tmp_path: Path) -> None
     dp.classic(tmp_path / "b", STORED[:-2, :, :1], AFFINE, SeriesInstanceUID="1.2.3")
     stacks, _ = stacks_of(frames_of(one_series(tmp_path)), "x")
     with pytest.raises(ScanError, match="1 slice fits no volume with the others"):
-        no_volume(stacks, "x")
+        no_volume(stacks)
 
 
 def test_gantry_tilt_makes_a_skew_grid(tmp_path: Path) -> None:
@@ -430,9 +453,9 @@ def test_three_planes_are_no_volume_and_a_head_is_one(tmp_path: Path) -> None:
     series_ = one_series(tmp_path)
     assert dicom.no_head(series_) is None
     stacks, _ = stacks_of(frames_of(series_), "x")
-    assert "3 slices at most, in 3 directions" in str(no_volume(stacks, "x"))
+    assert "3 slices at most, in 3 directions" in str(no_volume(stacks))
     dp.classic(tmp_path / "head", STORED, AFFINE)
-    assert no_volume(read(tmp_path / "head")[0], "x") is None
+    assert no_volume(read(tmp_path / "head")[0]) is None
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
@@ -515,7 +538,7 @@ def test_damaged_files_raise_sentences_and_nothing_else(tmp_path: Path, kind: st
             for series in dicom.find_series(tmp_path / "bad")[0]:
                 if not dicom.no_head(series):
                     stacks, _ = stacks_of(frames_of(series), series.name)
-                    no_volume(stacks, series.name)
+                    no_volume(stacks)
                     dicom_scan.read_pixels(series)
             handled += 1
         except CpmaeError as error:
@@ -549,6 +572,19 @@ def test_folders_behind_links_are_looked_through_and_a_link_to_nothing_is_told_o
 def test_a_direction_of_one_number_is_none(tmp_path: Path) -> None:
     dp.classic(tmp_path, STORED[:, :, :4], AFFINE, DiffusionGradientOrientation=[0.5])
     assert len(stacks_of(frames_of(one_series(tmp_path)), "x")[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "is_t1w"),
+    [
+        *((text, True) for text in ("HeadCoil", "epilepsy", "updated", "block 2", "as performed", "velocity", "ab01")),
+        *((text, False) for text in ("PD", "ax_pdw", "eADC", "B0map", "3-plane loc", "localiser", "perfusion")),
+        *((text, False) for text in ("pCASL", "asl 3d", "perf_1", "FEEPI", "se_epi2d", "3DTOF", "ep2d_diff", "ep_b0")),
+    ],
+)
+def test_short_words_are_no_parts_of_longer_ones(tmp_path: Path, text: str, is_t1w: bool) -> None:
+    dp.classic(tmp_path, STORED[:, :, :4], AFFINE, SeriesDescription=f"t1_mprage {text}")
+    assert (dicom.t1w_score(one_series(tmp_path)) > 6) == is_t1w
 
 
 def test_of_an_mp2rage_the_second_inversion_finds_the_brain(tmp_path: Path) -> None:

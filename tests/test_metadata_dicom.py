@@ -496,6 +496,26 @@ def test_marks(tmp_path: Path, clean: bool, enhanced: bool) -> None:
         assert "LargestImagePixelValue" not in found
 
 
+def test_a_type_of_one_value_is_one_value(tmp_path: Path) -> None:
+    data = pydicom.dcmread(dp.enhanced(tmp_path / "all.dcm", STORED, AFFINE, ImageType="ORIGINAL"))
+    (kind,) = data.SharedFunctionalGroupsSequence[0].MRImageFrameTypeSequence
+    kind.FrameType = "ORIGINAL"
+    deidentify_header(data, Identity(), "someone")
+    assert data.ImageType == kind.FrameType == ["DERIVED", "PRIMARY"]
+
+
+def test_images_that_share_a_uid_get_one_each(tmp_path: Path) -> None:
+    identity, (path, _) = Identity(), dp.classic(tmp_path, STORED, AFFINE)
+    uids = []
+    for repeat in (0, 1, 2, 1):
+        data = pydicom.dcmread(path)
+        old = data.SOPInstanceUID
+        deidentify_header(data, identity, "someone", repeat=repeat)
+        assert data.SOPInstanceUID == data.file_meta.MediaStorageSOPInstanceUID
+        uids.append(data.SOPInstanceUID)
+    assert uids[0] == identity.uid(old) and len(set(uids)) == 3 and uids[1] == uids[3]
+
+
 def test_siemens_parameters_stay_where_metadata_is_kept(tmp_path: Path) -> None:
     data = pydicom.dcmread(dp.classic(tmp_path, STORED, AFFINE)[0])
     block = data.private_block(0x0029, "SIEMENS CSA HEADER", create=True)

@@ -67,9 +67,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         data.private_block(0x0011, "ACME", create=True).add_new(1, "LO", plants())
         if k == 20:
             data.PixelPaddingValue = 0
+            data.SOPInstanceUID = "1.2.3.4"  # as naive tools have it, another image's
 
     dp.classic(folder / "Doe_Jane" / "a", STORED, AFFINE, plant, SeriesNumber=4)
-    dp.enhanced(folder / "Doe_Jane" / "MR.1", THICK, ELSEWHERE, bits=13, SeriesNumber=2)
+    dp.enhanced(folder / "Doe_Jane" / "MR.1", THICK, ELSEWHERE, bits=13, SeriesNumber=2, SOPInstanceUID="1.2.3.4")
     dp.put(folder / "capture.dcm", secondary_capture())
     dp.put(folder / "sr.dcm", dp.base(uid.EnhancedSRStorage, Modality="SR"))
     dp.put(folder / "spectrum.dcm", dp.base(uid.MRSpectroscopyStorage))

@@ -104,7 +104,9 @@ def _table() -> tuple[dict[int, str], list[tuple[int, int, int, int]]]:
 
 
 @quiet()
-def deidentify_header(whole: Dataset, identity: Identity, patient: str, mosaic: Mosaic | None = None) -> None:
+def deidentify_header(
+    whole: Dataset, identity: Identity, patient: str, mosaic: Mosaic | None = None, repeat: int = 0
+) -> None:
     """Clean and mark the header of an MR image whose pixels outside the brain are new; in place.
 
     Args:
@@ -112,9 +114,13 @@ def deidentify_header(whole: Dataset, identity: Identity, patient: str, mosaic: 
         identity: how, one for all files of a run.
         patient: what tells the patients of a run apart.
         mosaic: what `read_mosaic` found in it; its private elements are put back, since nobody could unpack it without.
+        repeat: of the images that have its SOPInstanceUID, which this is; each gets one of its own. What refers to them
+            cannot tell them apart, and refers to number 0.
     """
     names = names_in(whole) if identity.clean else set()
     _walk(whole, identity, patient, names)
+    if repeat:
+        whole.SOPInstanceUID = identity.uid(f"{whole.SOPInstanceUID} {repeat}")
     if identity.clean:
         whole.PatientID = identity.patient_id(patient)
         whole.PatientName = f"Deidentified^{whole.PatientID}"
@@ -326,12 +332,12 @@ def _new_meta(whole: Dataset) -> None:
 
 def _mark(whole: Dataset, identity: Identity, safe_private: bool) -> None:
     """Say what was done, as PS3.15 wants it."""
-    whole.ImageType = ["DERIVED", *_image_type(whole)[1:]]
+    whole.ImageType = _derived(whole.get("ImageType"))
     for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         for group in whole.get(groups) or []:
             for item in group.get("MRImageFrameTypeSequence") or []:
                 if item.get("FrameType"):
-                    item.FrameType = ["DERIVED", *list(item.FrameType)[1:]]
+                    item.FrameType = _derived(item.FrameType)
     said = f"{identity.tool}: {identity.replaced} replaced by a generated head"
     whole.DerivationDescription = "; ".join(filter(None, [str(whole.get("DerivationDescription") or ""), said]))[-1024:]
     whole.RecognizableVisualFeatures = "NO"
@@ -357,9 +363,10 @@ def _mark(whole: Dataset, identity: Identity, safe_private: bool) -> None:
         whole.PatientIdentityRemoved = "NO"
 
 
-def _image_type(whole: Dataset) -> list[str]:
-    value: Any = whole.get("ImageType") or ["DERIVED", "PRIMARY"]
-    return [value, "PRIMARY"] if isinstance(value, str) else list(value)
+def _derived(value: Any) -> list[str]:
+    """An ImageType or FrameType with DERIVED in the first place and something in the second, which DICOM demands."""
+    others = [] if isinstance(value, str) else list(value or [])[1:]
+    return ["DERIVED", *(others or ["PRIMARY"])]
 
 
 def _code(value: str) -> Dataset:

@@ -6,6 +6,7 @@ Everything follows from the brain mask, the pose that was found from it, and the
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from cpmae import canonical
 from cpmae.canonical import Pose
@@ -13,6 +14,7 @@ from cpmae.volume import box_of, voxel_sizes
 
 FACE_CLEARANCE_MM = 5.0  # the least distance between the brain and the face region
 FACE_DEPTH_MM = 66.0  # of the plane before which the face lies, along the direction that a face looks
+_SKEW = 1e-3  # by what share lengths may be wrong that are measured as if the axes were at right angles
 
 
 def protected_voxels(
@@ -34,9 +36,21 @@ def protected_voxels(
 def grow(mask: NDArray[np.bool_], affine: NDArray[np.float64], mm: float) -> NDArray[np.bool_]:
     """The mask and all voxels within `mm` of it."""
     sizes = voxel_sizes(affine)
-    box = box_of(mask, np.ceil(mm / sizes).astype(int) + 1)
+    # how far apart in the world is what is 1 apart by the voxels' sizes alone
+    most, _, least = np.linalg.svd(affine[:3, :3] / sizes, compute_uv=False)
+    skew = most - least > _SKEW
+    reach = mm / least if skew else mm
+    box = box_of(mask, np.ceil(reach / sizes).astype(int) + 1)
+    inside = mask[box]
+    distance = ndimage.distance_transform_edt(~inside, sampling=sizes)
+    near = distance <= reach
+    if skew:  # that distance leaves some voxels open; these ask for the nearest in the world of the mask's rim
+        asked = near & (distance > mm / most)
+        rim = inside & ~ndimage.binary_erosion(inside, np.ones((3, 3, 3)))
+        places = KDTree(np.argwhere(rim) @ affine[:3, :3].T)
+        near[asked] = places.query(np.argwhere(asked) @ affine[:3, :3].T, distance_upper_bound=1.01 * mm)[0] <= mm
     grown = mask.copy()
-    grown[box] = ndimage.distance_transform_edt(~mask[box], sampling=sizes) <= mm
+    grown[box] = near
     return grown
 
 

@@ -7,6 +7,7 @@ is listed with its reason and left out; the others go on. OUT_DIR appears when a
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -223,7 +224,7 @@ def _all_series(
             if not run.study.allow_burned_in and any(_burned_in(i.header) for i in series.instances):
                 raise ScanError("text is burned into its pixels (BurnedInAnnotation YES), allow it (--allow-burned-in)")
             stacks, warnings = stacks_of(frames_of(series), series.name)
-            reason = no_volume(stacks, series.name)
+            reason = no_volume(stacks)
             if reason:
                 left.append(Left(series.name, len(series.instances), reason))
                 continue
@@ -374,16 +375,17 @@ def _lent(
 def _write(run: _Run, series: Series, folder: Path, new: dict[tuple[int, int], NDArray]) -> None:
     """The instances of a series with new pixels and headers, each read again to see that it holds what it should."""
     folder.mkdir(parents=True)
+    count = Counter(n for n, _ in new)
     for n, instance in enumerate(series.instances):
         whole = dicom.read_whole(instance.path)
-        frames = np.stack([new[n, i] for i in range(sum(1 for key in new if key[0] == n))])
+        frames = np.stack([new[n, i] for i in range(count[n])])
         mosaic = read_mosaic(whole, instance.path.name)
         if mosaic:
             frames = mosaic.join(frames)[None]
         path = folder / f"{n + 1:04d}.dcm"
         try:
             dicom_pixels.put_pixels(whole, frames)
-            deidentify_header(whole, run.identity, series.patient, mosaic)
+            deidentify_header(whole, run.identity, series.patient, mosaic, instance.repeat)
             whole.save_as(path, enforce_file_format=True)
         except OSError as error:
             raise OutputError(f"{path.name} cannot be written ({error.strerror or error}), free space") from error

@@ -52,7 +52,18 @@ _SORTS = {
     re.compile(r"SCREEN ?SAVE|SCREENSHOT|POSDISP"): "a screenshot",
 }
 _T1W = re.compile(r"t1(?!rho)|mp2?rage|spgr|bravo|tfl3d|ir-?fspgr", re.IGNORECASE)
-_NOT_T1W = re.compile(r"t2|flair|dwi|dti|diff|bold|fmri|epi|swi|asl|perf|pd|adc|field|tof|angio|loc|b0", re.IGNORECASE)
+_NOT_T1W = re.compile(
+    r"t2|flair|dwi|dti|diff|bold|fmri|swi|perfus|field|tof|angio|locali[sz]er"
+    # short ones stand in other words (epilepsy, HeadCoil, updated, block); what comes before is pCASL, FEEPI
+    r"|(?:epi|asl|perf|(?<![a-z])(?:pd|pdw|e?adc|loc|b0|b0map))(?![a-z])",
+    re.IGNORECASE,
+)
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+# what a second copy shares with the first beside the groups: naive tools give one SOPInstanceUID to several images
+_COPIED = (
+    *("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "InstanceNumber", "ImageType", "EchoTime"),
+    "ImagePositionPatient",
+)
 _TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
     *("PatientID", "IssuerOfPatientID", "PatientName", "Modality", "SeriesNumber", "InstanceNumber"),
@@ -64,16 +75,21 @@ _TAGS = [
     *("EchoTime", "EchoNumbers", "RepetitionTime", "InversionTime", "FlipAngle", "DiffusionBValue"),
     *("DiffusionGradientOrientation", "TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime"),
     *("ComplexImageComponent", "SpacingBetweenSlices", *FIELDS),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "VolumeBasedCalculationTechnique"),
+    *(*_GROUPS, "VolumeBasedCalculationTechnique"),
 ]
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One file of an image: where it is, and its header as far as sorting needs it (no pixels, no private tags)."""
+    """One file of an image: where it is, and its header as far as sorting needs it (no pixels, no private tags).
+
+    Attributes:
+        repeat: how many other images before it have its SOPInstanceUID.
+    """
 
     path: Path
     header: Dataset
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,7 +158,8 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
     found: dict[str, list[Instance]] = {}
     left: list[Left] = []
     of_another_kind = 0
-    seen: dict[str, str] = {}
+    seen: dict[tuple[str, ...], list[tuple[str, Dataset]]] = {}
+    uses: Counter[str] = Counter()
     copies: dict[tuple[Path, Path], list[tuple[str, str]]] = {}  # by their folder and that of the first copies
     for path in files_below(folder):
         name = str(path.relative_to(folder))
@@ -164,11 +181,15 @@ def find_series(folder: Path) -> tuple[list[Series], list[Left]]:
         elif not header.get("SeriesInstanceUID") or not header.get("StudyInstanceUID"):
             left.append(Left(name, 1, "it names no study or series, export it again"))
         else:
-            twin = seen.setdefault(str(header.get("SOPInstanceUID") or name), name)
-            if twin != name:
+            uid = str(header.get("SOPInstanceUID") or name)
+            alike = seen.setdefault((uid, *(str(header.get(keyword)) for keyword in _COPIED)), [])
+            twin = next((n for n, other in alike if all(other.get(g) == header.get(g) for g in _GROUPS)), None)
+            if twin:
                 copies.setdefault((Path(name).parent, Path(twin).parent), []).append((name, twin))
             else:
-                found.setdefault(str(header.SeriesInstanceUID), []).append(Instance(path, header))
+                alike.append((name, header))
+                found.setdefault(str(header.SeriesInstanceUID), []).append(Instance(path, header, uses[uid]))
+                uses[uid] += 1
     for (name, twin), *more in copies.values():
         others = f", and {len(more)} more of these folders" if more else ""
         left.append(Left(name, 1 + len(more), f"a second copy of {twin} (SOPInstanceUID){others}"))
@@ -279,8 +300,7 @@ def image_type(header: Dataset, keyword: str = "ImageType") -> list[str]:
 
 def _said_of(header: Dataset) -> Iterator[str]:
     """What an image says that it is; an enhanced one says it of its frames, and how these were computed, too."""
-    groups = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-    frames = (f for name in groups for g in header.get(name) or [] for f in g.get("MRImageFrameTypeSequence") or [])
+    frames = (f for name in _GROUPS for g in header.get(name) or [] for f in g.get("MRImageFrameTypeSequence") or [])
     for part in (header, *frames):
         for keyword in ("ImageType", "FrameType", "VolumeBasedCalculationTechnique"):
             yield from image_type(part, keyword)

@@ -243,7 +243,7 @@ def stacks_of(frames: list[Frame], name: str) -> tuple[list[Stack], list[str]]:
     return found, list(dict.fromkeys(warnings))
 
 
-def no_volume(stacks: list[Stack], name: str) -> str | None:
+def no_volume(stacks: list[Stack]) -> str | None:
     """Why these are no head volume; None if they may be.
 
     Raises:
