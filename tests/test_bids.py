@@ -444,6 +444,117 @@ def test_without_a_key_a_person_is_done_as_a_whole_or_not_at_all(tmp_path: Path)
     assert app.of_several_heads(out) == 0
 
 
+def annexed(root: Path, store: Path, names: list[str]) -> list[Path]:
+    """Scans of people who have two each, as links into a store; returns the files that they lead to."""
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    for number, name in enumerate(names):
+        path, kept = root / name, store / f"MD5E-s9--{number}.nii"
+        bids_data.image(path, bids_data.Identifiers())
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(kept)
+        path.symlink_to(kept)
+    return sorted(store.iterdir())
+
+
+@pytest.mark.parametrize("store", ["elsewhere", "in/.git/annex/objects"])
+@pytest.mark.parametrize("secret", [None, SECRET])
+def test_what_was_made_of_files_that_were_dropped_stays(tmp_path: Path, secret: bytes | None, store: str) -> None:
+    """`datalad drop` leaves links to files that are not there; T2w and FLAIR depend on the T1w."""
+    root, out = tmp_path / "in", tmp_path / "out"
+    t1w, t2w, flair = annexed(root, tmp_path / store, [f"sub-1/anat/sub-1_{n}.nii" for n in ("T1w", "T2w", "FLAIR")])
+    others = annexed(root, tmp_path / "others", ["sub-2/anat/sub-2_T1w.nii"])
+    assert participant(root, out, key=secret) == {"done": 4}
+    before = {name: (out / name).read_bytes() for name in shown(out)}
+    fetched = {path: path.read_bytes() for path in (t1w, flair)}
+    for path in fetched:
+        path.unlink()
+    assert participant(root, out, key=secret) == {"skipped": 4, "kept": 3}
+    changed = participant(root, out, key=secret, options=Options(margin_mm=3))
+    assert changed == {"skipped": 3, "kept": 3, "done": 1}, "a run with other options cannot do them again either"
+    assert {name: (out / name).read_bytes() for name in shown(out)}.items() >= {
+        name: raw for name, raw in before.items() if name.startswith("sub-1/")
+    }.items()
+    code, output = cpmae("bids", root, out, "participant", "--participant-label", 1)
+    assert code == 0 and "3 were done before, 0 failed\n3 of these stay" in output and "datalad get" in output
+    assert cpmae("bids", root, out, "group")[0] == 0
+    for path, raw in fetched.items():
+        path.write_bytes(raw)
+    same = "annex" in store  # whose names say what is in the files
+    expected = {"skipped": 3, "done": 1} if same else {"done": 4}
+    assert participant(root, out, key=secret) == expected
+    (out / "sub-1/anat/sub-1_desc-deid_FLAIR.nii").unlink()
+    flair.unlink()
+    assert participant(root, out, key=secret)["failed"] == 1, "there is nothing to keep"
+    assert "datalad get" in (out / "failures.tsv").read_text() and t2w.exists() and others[0].exists()
+
+
+def test_people_whose_list_was_not_fetched_are_refused_and_stay_in_earlier_results(
+    source: tuple, raw: Path, tmp_path: Path
+) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    for name in ("participants.tsv", "participants.json"):
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(source[0], root)
+        shutil.copytree(raw, out)
+        (root / name).unlink()
+        (root / name).symlink_to(tmp_path / "not fetched")
+        with pytest.raises(ScanError, match=f"{name} is a link to a file that is not there, fetch it"):
+            participant(root, out, placement="raw", key=SECRET)
+        assert "sub-01\t89\tF" in (out / "participants.tsv").read_text()
+
+
+def test_what_else_was_not_fetched_is_told_of_as_that(source: tuple, tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(source[0], root)
+    names = {f"{S}/anat/sub-01_ses-1_T2w.json": "T2w.nii", f"{S}/dwi/sub-01_ses-1_dwi.bval": "dwi.nii.gz"}
+    for name in [*names, "dataset_description.json"]:
+        (root / name).unlink()
+        (root / name).symlink_to(tmp_path / "not fetched")
+    code, output = cpmae("bids", root, out, "participant")
+    assert code == 1 and "fetch it (datalad get)" in output and not out.exists()
+    (root / "dataset_description.json").unlink()
+    shutil.copy(source[0] / "dataset_description.json", root)
+    assert participant(root, out) == {"done": COUNT - 2, "failed": 2}
+    reasons = dict(line.split("\t") for line in (out / "failures.tsv").read_text().splitlines()[1:])
+    for name, scan in names.items():
+        reason = next(reason for failed, reason in reasons.items() if failed.endswith(scan))
+        assert reason == f"{name} is a link to a file that is not there, fetch it (datalad get)"
+
+
+def test_a_scan_that_is_there_packed_too_is_done_once(tmp_path: Path) -> None:
+    root, out, new = tmp_path / "in", tmp_path / "out", bids_data.Identifiers()
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    for name in ("T1w.nii", "T1w.nii.gz", "T2w.nii"):
+        bids_data.image(root / f"sub-1/anat/sub-1_{name}", new)
+    assert participant(root, out) == {"done": 2}
+    assert participant(root, out) == {"skipped": 2}
+    assert "sub-1/anat/sub-1_T1w.nii\t1\tis there as .nii.gz too\n" in (out / "left_out.tsv").read_text()
+    assert (out / "sub-1/anat/sub-1_desc-deid_T1w.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("placement", ["derivative", "raw"])
+def test_what_the_root_says_of_a_session_is_inherited_and_what_is_not_understood_is_told(
+    tmp_path: Path, placement: str
+) -> None:
+    root, out, new = tmp_path / "in", tmp_path / "out", bids_data.Identifiers()
+    bids_data.text(root / "dataset_description.json", {"Name": "Tiny", "BIDSVersion": "1.10.0"})
+    for session in "12":
+        bids_data.image(root / f"sub-1/ses-{session}/func/sub-1_ses-{session}_task-rest_bold.nii", new)
+    bids_data.text(root / "task-rest_bold.json", {"RepetitionTime": 2})
+    bids_data.text(root / "ses-2_task-rest_bold.json", {"RepetitionTime": 3})
+    bids_data.text(root / "sub-1_task-rest_bold.json", {"RepetitionTime": 4})  # not its place
+    bids_data.text(root / "sub-1/ses-1/func/Doe_bold.json", {"RepetitionTime": 5})
+    bids_data.text(root / "sub-1/ses-1/func/Doe_notes.json", {})
+    assert participant(root, out, placement=placement) == {"done": 2}
+    desc = "" if placement == "raw" else "desc-deid_"
+    times = [load(out / f"sub-1/ses-{n}/func/sub-1_ses-{n}_task-rest_{desc}bold.json")["RepetitionTime"] for n in "12"]
+    assert times == [2, 3]
+    lines = (out / "left_out.tsv").read_text().splitlines()
+    assert "*\t1\tnot understood" in lines
+    assert f"sub-1/ses-1/func/*\t{1 if desc else 2}\tnot understood" in lines
+
+
 def test_a_key_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"secret")
     with pytest.raises(SettingsError, match="6 bytes.*at least 16"):
@@ -548,8 +659,8 @@ def test_a_list_of_people_that_cannot_be_used_is_refused_before_the_work(
     shutil.copytree(source[0], root)
     (root / "participants.tsv").write_bytes(table)
     with pytest.raises(ScanError, match="participants.tsv"):
-        participant(root, tmp_path / "out", placement="raw")
-    assert shown(tmp_path / "out") == set()
+        participant(root, tmp_path / "out", placement="raw", pictures=tmp_path / "look")
+    assert sorted(tmp_path.iterdir()) == [root], "and no empty folder is left"
 
 
 def test_the_output_never_touches_the_input_or_what_somebody_else_put_there(
@@ -577,7 +688,7 @@ def test_pictures_of_original_faces_lie_in_no_data_set(source: tuple, tmp_path: 
     before = everything(source[0])
     with pytest.raises(OutputError, match="choose another folder"):
         participant(tmp_path / "in", tmp_path / "out", pictures=tmp_path / place)
-    assert everything(source[0]) == before and list((tmp_path / "out").iterdir()) == []
+    assert everything(source[0]) == before and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("place", ["result", "result/sub-01/look", "page"])
@@ -655,6 +766,7 @@ def test_group_tells_what_was_asked_for_from_what_was_not(source: tuple, tmp_pat
     """One that failed, one that a killed run did not come to, and the rest of the data set."""
     out, named = tmp_path / "out", {str(scan.path): scan for scan in bids.find(source[0]).scans}
     t1w, *others = sorted(named, key=lambda name: "T1w" not in name)
+    (tmp_path / "t1w.json").write_text('{"t1w": {"suffix": "T1w"}}')
     dataset = bids.find(source[0])
 
     def run_of(*names: str) -> None:
@@ -665,6 +777,8 @@ def test_group_tells_what_was_asked_for_from_what_was_not(source: tuple, tmp_pat
     code, output = cpmae("bids", source[0], out, "group")
     told = "1 of 1 scans done that were asked for; the data set has 11 more, not asked for in any run"
     assert code == 0 and told in output
+    code, output = cpmae("bids", source[0], out, "group", "--bids-filter-file", tmp_path / "t1w.json")
+    assert code == 0 and "1 of 1 scans done\n" in output, "counts are of the scans that were chosen, lines are of all"
     states = [line.split("\t")[:3] for line in (out / "summary.tsv").read_text().splitlines()[1:]]
     assert len(states) == COUNT and [t1w, "done", "n/a"] in states and [others[0], "not asked for", "n/a"] in states
     run_of(t1w)  # again, and the killed one
@@ -730,6 +844,8 @@ def test_scans_that_left_the_input_are_told_of_and_removed_when_asked(tmp_path: 
 REFUSED = {
     "no data set": (["{tmp}", "{tmp}/o", "participant"], 1, "dataset_description.json"),
     "no such label": (["{in}", "{tmp}/o", "participant", "--participant-label", "01", "x9"], 1, "sub-x9"),
+    "as BIDS Apps spell it": (["{in}", "{tmp}/o", "participant", "--participant_label", "01", "x_9"], 1, "sub-x_9"),
+    "with its value": (["{in}", "{tmp}/o", "participant", "--session_label=7_8"], 1, "ses-7_8"),
     "labels apart": (["--session-label", "7", "{in}", "{tmp}/o", "participant"], 1, "ses-7"),
     "empty choice": (["{in}", "{tmp}/o", "participant", "--bids-filter-file", "{tmp}/none.json"], 1, "no scan"),
     "bad filter": (["{in}", "{tmp}/o", "participant", "--bids-filter-file", "{tmp}/bad.json"], 1, "of the form"),

@@ -26,7 +26,8 @@ _MANY = ("--participant-label", "--session-label")
 
 class BidsCommand(TyperCommand):
     """Takes several labels after one option, `--participant-label 01 02`, as BIDS Apps do, once the three arguments
-    have been given; `--participant-label 01 --participant-label 02` works in every place."""
+    have been given; `--participant-label 01 --participant-label 02` works in every place. Their definition spells it
+    `--participant_label`, which is taken too."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         takes_none = {o for p in self.params if getattr(p, "is_flag", False) for o in p.opts} | {"--help"}
@@ -34,6 +35,9 @@ class BidsCommand(TyperCommand):
         arguments, words = 0, list(args)
         while words:
             word = words.pop(0)
+            if word.startswith("--"):
+                name, *value = word.split("=", 1)
+                word = "=".join([name.replace("_", "-"), *value])
             spread.append(word)
             if not word.startswith("-"):
                 arguments += 1
@@ -150,6 +154,11 @@ def bids(
     failed = counts["failed"] + counts["crashed"]
     before = f", {counts['skipped']} were done before" if counts["skipped"] else ""
     typer.echo(f"{output_dir}: {counts['done']} scans done{before}, {failed} failed")
+    if kept := counts["kept"]:
+        typer.echo(
+            f"{kept} of these stay as an earlier run made them, with whatever options, since {bids_dir} lacks files "
+            "that they are made of; fetch them (datalad get) and run again"
+        )
     if others := len((output_dir / LEFT_OUT).read_text("utf-8").splitlines()) - 1:
         typer.echo(f"{output_dir / LEFT_OUT}: {others} lines on what else is in {bids_dir} and not in the results")
     if gone := len(not_in_input(dataset, output_dir)):

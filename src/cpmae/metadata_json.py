@@ -49,7 +49,8 @@ _NUMBERS = frozenset(
     NumberOfVolumesDiscardedByUser NumberReceiveCoilActiveElements NumberShots NumberTransmitCoilActiveElements
     ParallelReductionFactorInPlane ParallelReductionFactorOutOfPlane ParallelReductionOutOfPlane PartialFourier
     PercentPhaseFOV PercentSampling PhaseEncodingPolarityGE PhaseEncodingSteps PhaseEncodingStepsNoPartialFourier
-    PhaseEncodingStepsOutOfPlane PhaseFactor PhaseOversampling PhaseResolution PixelBandwidth PostLabelDelay
+    PhaseEncodingStepsOutOfPlane PhaseFactor PhaseOversampling PhaseResolution PhilipsRescaleIntercept
+    PhilipsRescaleSlope PhilipsScaleSlope PixelBandwidth PostLabelDelay
     PostLabelingDelay RFSpoiling ReconMatrixPE RefLinesPE RepetitionTime RepetitionTimeExcitation
     RepetitionTimeInversion RepetitionTimePreparation SeriesNumber ShimSetting SkullStripped SliceThickness
     SliceTiming SmallDelta SpacingBetweenSlices SpoilingGradientDuration SpoilingGradientMoment
@@ -152,6 +153,11 @@ _MAKERS = frozenset(
 _VERSION = re.compile(
     r"v?\d+(\.\d+)+([-.+]?(a|b|rc|alpha|beta|dev|post)\d*)?(\s+(\((JP2|JP-LS):\w{1,12}\)|(GCC|Clang|MSC)[\d.]{1,12}))*"
 )
+# What the runs of one diffusion scan are called together, `dwi_1`: words of these scans, a short number after each.
+_RUN_OF = (
+    r"(?:dwi|dti|dmri|diffusion|multipart|multishell|part|set|group|series|scan|acq|dir|run|shell|ses|ap|pa|lr|rl)"
+)
+_RUNS_OF = re.compile(rf"{_RUN_OF}(?:[-_ ]?\d{{1,3}})?(?:[-_ ]{_RUN_OF}(?:[-_ ]?\d{{1,3}})?)*", re.IGNORECASE)
 # Fields of who, where and by whom; their words are looked for in the texts that stay.
 _WHO = re.compile(
     "patient|person|physician|operator|institution|accession|station|serial.?number|study.?id", re.IGNORECASE
@@ -321,6 +327,8 @@ def _may_stay(name: str, value: Any) -> bool:
         if not isinstance(value, str) or not _VERSION.fullmatch(value):
             return False
         return _is_plain(re.sub(r"^v?\d\.\d\.20\d{6}", "", value))  # dcm2niix ends in the date of its release
+    if name == "MultipartID":
+        return isinstance(value, str) and _RUNS_OF.fullmatch(value) is not None
     if name in _TEXTS | _NAMES:
         short = isinstance(value, str) or len(str(value)) <= _MAX_LIST
         return short and _all(value, lambda item: _is_plain(item) and not (name in _NAMES and re.search(r"\s", item)))

@@ -2,7 +2,7 @@
 
 One JSON file a job in a hidden folder of the output. A job is done if its record says so for the same settings and
 inputs (`Job.fingerprint`), each of its outputs still has the SHA-256 that it had when it was written and checked, and
-so it is with the jobs that it belongs together with (`Job.group`).
+so it is with the jobs that it belongs together with (`Job.group`). Where inputs are not there, its outputs are enough.
 Reading the outputs again costs a hundredth of making them, and finds the truncated copy that a look at names does not.
 """
 
@@ -36,6 +36,8 @@ class Job:
         group: jobs of one group are done again, all of them, unless all have ended and those that are done are of one
             draw; those that failed are tried again alone.
         draw: tells apart what was drawn at random and is in no fingerprint, as each run does it anew.
+        lacks_inputs: files that it reads are not there now, as DataLad's that were dropped. It can only fail or come
+            out worse, and what was made of it stays.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Job:
     after: tuple[str, ...] = ()
     group: str = ""
     draw: str = ""
+    lacks_inputs: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,20 +177,27 @@ class Records:
         with ThreadPoolExecutor() as pool:  # hashing lets other threads run
             records = list(pool.map(self._ended, jobs))
         draws: dict[str, dict[str, str]] = {}  # of each group, by the names of the jobs that are done
-        anew = set()
+        anew, kept = set(), set()
         for job, record in zip(jobs, records, strict=True):
             group = job.group or job.name
-            if record is None:
+            if record and record["state"] == "done" and job.lacks_inputs:
+                kept.add(job.name)  # whatever becomes of its group
+            elif record is None:
                 anew.add(group)
             elif record["state"] == "done":
                 draws.setdefault(group, {})[job.name] = record.get("draw", "")
         whole = (found for group, found in draws.items() if group not in anew and len(set(found.values())) == 1)
-        return {name for found in whole for name in found}
+        return kept | {name for found in whole for name in found}
 
     def _ended(self, job: Job) -> dict[str, Any] | None:
-        """The record of a job, None if there is none of these settings and inputs whose outputs are all there."""
+        """The record of a job, None if there is none of these settings and inputs whose outputs are all there.
+
+        Where inputs are not there, that of a job that was done with others will do.
+        """
         record = self.read(job.name)
-        if record is None or record["fingerprint"] != job.fingerprint:
+        if record is None:
+            return None
+        if record["fingerprint"] != job.fingerprint and not (job.lacks_inputs and record["state"] == "done"):
             return None
         places = [(self.root / path, digest) for path, digest in record["outputs"].items()]
         return record if all(path.is_file() and sha256(path) == digest for path, digest in places) else None

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from cpmae.batch import cluster, engine
 from cpmae.batch.local import LocalWorkers
-from cpmae.batch.records import Records
+from cpmae.batch.records import Job, Outcome, Records
 from cpmae.bids import dataset as description
 from cpmae.bids.plan import Settings, jobs, picture_path
 from cpmae.bids.work import deidentify_scan
@@ -43,7 +43,8 @@ def participant(
         prune: remove results of scans that the data set no longer has.
 
     Returns:
-        How many scans were "skipped" (done before), "done", "failed" and "crashed".
+        How many scans were "skipped" (done before), "done", "failed" and "crashed"; and how many of those skipped were
+        "kept" as they were, since files that they are made of are not there.
 
     Raises:
         OutputError: if `target` is no place for the results, or `settings.pictures` lies in it.
@@ -55,30 +56,40 @@ def participant(
         raise ScanError(f"{dataset.root} has no scan that was asked for, check labels and filter")
     source, target, settings = dataset.root.resolve(), target.resolve(), _anywhere(settings)
     dataset = Dataset(source, dataset.scans, dataset.files, dataset.others)
-    description.check_output(dataset, target, settings.placement)
-    if settings.pictures:
-        description.check_pictures(dataset, target, settings.pictures)
-    todo = jobs(dataset, scans, target, settings, description.source_uri(dataset, target))
-    with _staging(target) as staging:
-        description.describe(dataset, target, settings, staging)
-        records = Records(target, staging)
-        if prune:
-            gone = description.not_in_input(dataset, target)
-            records.forget(gone)
-            if settings.pictures:
-                _remove_pictures(settings.pictures, gone)
-        records.ask(job.name for job in todo)
-        what = (work, records, staging, (source, target))
-        if scheduler or slurm:
-            workers = cluster.DaskWorkers(cluster.connect(scheduler) if scheduler else cluster.slurm(n_procs), *what)
-        else:
-            workers = LocalWorkers(n_procs, *what)  # type: ignore[assignment]
-        with workers:
-            counts = engine.run(todo, workers, records, tell)
-        description.finish(dataset, scans, target, settings, staging)
-    if settings.pictures:
-        _show(dataset, target, settings.pictures)
-    return counts
+    kept = 0
+
+    def told(event: str, job: Job, outcome: Outcome | None) -> None:
+        nonlocal kept
+        kept += event == "skipped" and job.lacks_inputs
+        tell(event, job, outcome)
+
+    with _not_left_empty(target, *([settings.pictures] if settings.pictures else [])):
+        description.check_output(dataset, target, settings.placement)
+        if settings.pictures:
+            description.check_pictures(dataset, target, settings.pictures)
+        todo = jobs(dataset, scans, target, settings, description.source_uri(dataset, target))
+        with _staging(target) as staging:
+            description.describe(dataset, target, settings, staging)
+            records = Records(target, staging)
+            if prune:
+                gone = description.not_in_input(dataset, target)
+                records.forget(gone)
+                if settings.pictures:
+                    _remove_pictures(settings.pictures, gone)
+            records.ask(job.name for job in todo)
+            what = (work, records, staging, (source, target))
+            if scheduler or slurm:
+                workers = cluster.DaskWorkers(
+                    cluster.connect(scheduler) if scheduler else cluster.slurm(n_procs), *what
+                )
+            else:
+                workers = LocalWorkers(n_procs, *what)  # type: ignore[assignment]
+            with workers:
+                counts = engine.run(todo, workers, records, told)
+            description.finish(dataset, scans, target, settings, staging)
+        if settings.pictures:
+            _show(dataset, target, settings.pictures)
+    return counts + Counter(kept=kept)
 
 
 def of_several_heads(target: Path) -> int:
@@ -132,6 +143,18 @@ def _anywhere(settings: Settings) -> Settings:
     weights = settings.weights.resolve() if settings.weights else None
     pictures = settings.pictures.resolve() if settings.pictures else None
     return replace(settings, options=options, weights=weights, pictures=pictures)
+
+
+@contextmanager
+def _not_left_empty(*folders: Path) -> Iterator[None]:
+    """Folders that are made in the block, and in which nothing came to lie as it was refused, go."""
+    new = [folder for folder in folders if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in new:
+            with suppress(OSError):  # there is something in it, or it was not made
+                folder.rmdir()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from cpmae.bids.plan import Placement, Settings
 from cpmae.errors import OutputError, ScanError
 from cpmae.files import check_private
 from cpmae.io import sidecar
-from cpmae.io.bids import IMAGES, SUFFIXES, Dataset, Name, Scan
+from cpmae.io.bids import IMAGES, SUFFIXES, Dataset, Scan, packed
 from cpmae.io.together import text_writer, write_together
 from cpmae.metadata_json import holds_a_date
 from cpmae.report import gallery
@@ -30,6 +30,7 @@ TEMPORARY = ".cpmae-run-"  # folders of runs, see `leased`
 LEFT_OUT = "left_out.tsv"
 NOT_ASKED = "not asked for"
 NOT_IN_INPUT = "not in the input"
+_IMAGE_SUFFIXES = frozenset().union(*SUFFIXES.values())
 _IGNORED = (f"{FOLDER}*/", "failures.tsv", LEFT_OUT, "summary.tsv")
 _DESCRIPTION = (
     *("Name", "BIDSVersion", "HEDVersion", "License", "Authors", "Acknowledgements", "HowToAcknowledge", "Funding"),
@@ -200,6 +201,9 @@ def remove_empty(target: Path, names: Iterable[str]) -> None:
 def summarize(dataset: Dataset, scans: Sequence[Scan], target: Path, staging: Path) -> Counter[str]:
     """Write `summary.tsv`, a line a scan of the input and of those that it no longer has, and count them.
 
+    Args:
+        scans: those of the input to count.
+
     Returns:
         How many are "done", "failed", "missing" (not done yet), "not asked for" by any run and "not in the input".
     """
@@ -213,13 +217,13 @@ def summarize(dataset: Dataset, scans: Sequence[Scan], target: Path, staging: Pa
         "replaced_voxels",
         "warnings",
     )
-    rows, counts = [], Counter[str]()
-    for scan in scans:
+    rows, counts, counted = [], Counter[str](), {scan.path for scan in scans}
+    for scan in dataset.scans:
         name = str(scan.path)
         state, reason = ("missing", "not done yet") if name in asked else (NOT_ASKED, "n/a")
         record = records.get(name, {"state": state, "account": {}, "reason": reason})
         state = record["state"] if record["state"] in ("done", "missing", NOT_ASKED) else "failed"
-        counts[state] += 1
+        counts[state] += scan.path in counted
         account = {**record["account"], "warnings": "; ".join(record["account"].get("warnings", []))}
         found = [str(account.get(column, "n/a")) or "n/a" for column in columns]
         rows.append((name, state, record["reason"] or "n/a", *found))
@@ -245,7 +249,7 @@ def left_out(dataset: Dataset, placement: Placement) -> list[tuple[str, int, str
             continue
         image = path.name.endswith(IMAGES)
         if placement == "raw" or image:
-            found[str(path), _no_scan(dataset.files[path]) if image else "may hold dates or names"] += 1
+            found[str(path), _no_scan(dataset, path) if image else "may hold dates or names"] += 1
     for path in dataset.others:
         top = len(path.parts) == 1
         if str(path) == "dataset_description.json":
@@ -256,16 +260,24 @@ def left_out(dataset: Dataset, placement: Placement) -> list[tuple[str, int, str
                 found[
                     f"{path}{slash}", "not looked into" if slash else "free text: copy it after you have read it"
                 ] += 1
-        elif placement == "raw" or path.name.endswith(IMAGES):
+        elif placement == "raw" or path.name.endswith(IMAGES) or _speaks_of_images(path):
             known = [part for part in path.parts[:-1] if _FOLDER.fullmatch(part)]
             found["/".join((*known, "*")), "not understood"] += 1
     return sorted((path, count, reason) for (path, reason), count in found.items())
 
 
-def _no_scan(name: Name) -> str:
-    """Why an image of this name is none of the data set's scans."""
-    if not any(name.suffix in suffixes for suffixes in SUFFIXES.values()):
+def _speaks_of_images(path: PurePosixPath) -> bool:
+    """Whether somebody may have meant a JSON file to say something of images."""
+    return path.suffix == ".json" and path.stem.rsplit("_", 1)[-1] in _IMAGE_SUFFIXES
+
+
+def _no_scan(dataset: Dataset, path: PurePosixPath) -> str:
+    """Why an image is none of the data set's scans."""
+    name = dataset.files[path]
+    if name.suffix not in _IMAGE_SUFFIXES:
         return "no image that shows a head"
+    if packed(path) in dataset.files:
+        return "is there as .nii.gz too"
     return "desc- is for derivatives" if "desc" in name.entities else f"{name.suffix} belongs into another folder"
 
 
@@ -354,13 +366,9 @@ def _people(dataset: Dataset) -> tuple[str, dict[str, Any]]:
     Raises:
         ScanError: if one of them cannot be used.
     """
-    try:
-        text = (dataset.root / "participants.tsv").read_text("utf-8-sig")
-    except FileNotFoundError:
+    if not os.path.lexists(dataset.root / "participants.tsv"):
         return "", {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScanError(f"participants.tsv cannot be read ({error}), store it as UTF-8") from error
-    text = text.replace("\r\n", "\n")
+    text = sidecar.read_text(dataset.root / "participants.tsv")
     header, *rows = (line.split("\t") for line in text.split("\n"))
     if "participant_id" not in header:
         raise ScanError("participants.tsv has no column participant_id, correct it")
@@ -372,8 +380,8 @@ def _people(dataset: Dataset) -> tuple[str, dict[str, Any]]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """A JSON object, empty if there is no such file."""
-    return sidecar.read(path) if os.path.exists(path) else {}
+    """A JSON object, empty if there is no such file; a link to one that was not fetched is refused."""
+    return sidecar.read(path) if os.path.lexists(path) else {}
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -163,6 +164,7 @@ def jobs(
                 after=tuple(str(path) for path in waits if path in chosen),
                 group=person if settings.key is None else "",
                 draw=draw,
+                lacks_inputs=not all(os.path.exists(dataset.root / path) for path in read),
             )
         )
     return sorted(found, key=lambda job: (PurePosixPath(job.name).parts[0], len(job.after)))
@@ -314,8 +316,16 @@ def _weights_sha256(path: Path | None) -> str:
         raise WeightsError(text) from error
 
 
-def _identity(root: Path, path: PurePosixPath) -> tuple[str, int, int]:
-    """Changes when a file does; a file that cannot be seen is for the worker to speak of."""
+def _identity(root: Path, path: PurePosixPath) -> tuple[str, str | int, int]:
+    """Changes when a file does; a file that cannot be seen is for the worker to speak of.
+
+    A link into git-annex leads to a file named after its content, whatever time it was fetched at, and if it is not.
+    """
+    try:
+        if "annex/objects/" in (link := os.readlink(root / path)):
+            return str(path), os.path.basename(link), 0
+    except OSError:  # no link
+        pass
     try:
         found = (root / path).stat()
     except OSError:

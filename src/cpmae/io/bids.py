@@ -1,9 +1,10 @@
 """BIDS names and folders: which files of a data set are scans, and what belongs to a scan.
 
 https://bids-specification.readthedocs.io/en/stable/common-principles.html and, for the tables below, the schema of
-BIDS 1.11. Names are enough: nothing here opens a file.
+BIDS 1.11. Names are enough: nothing here reads a file.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from cpmae.errors import ScanError
-from cpmae.io.source import files_below
+from cpmae.io.source import files_below, opened
 
 # Short names of entities in the order in which they stand in a name, and the long ones of filter files.
 ENTITIES = {
@@ -106,7 +107,7 @@ class Dataset:
 
     Attributes:
         root: its folder.
-        scans: in the order of their names.
+        scans: in the order of their names; of one that is there as .nii.gz and as .nii too, the first.
         files: all files with a name of BIDS, scans too, by their path below the root.
         others: what has another name or place; a folder at the top (`sourcedata/`) is one of them, whole.
     """
@@ -145,12 +146,14 @@ def find(root: Path) -> Dataset:
     """Look through a data set.
 
     Raises:
-        ScanError: if there is no folder, or it has no `dataset_description.json`.
+        ScanError: if there is no folder, or it has no `dataset_description.json` that can be opened.
     """
     if not root.is_dir():
         raise ScanError(f"{root} is not a folder, give the root of a BIDS data set")
-    if not (root / "dataset_description.json").is_file():
+    if not os.path.lexists(root / "dataset_description.json"):
         raise ScanError(f"{root} has no dataset_description.json, give the root of a BIDS data set")
+    with opened(root / "dataset_description.json"):  # which tells of a link to what was not fetched
+        pass
     files: dict[PurePosixPath, Name] = {}
     scans, others = [], []
     for path in _walk(root):
@@ -162,7 +165,12 @@ def find(root: Path) -> Dataset:
         datatype = path.parent.name
         if name.extension in IMAGES and "desc" not in name.entities and name.suffix in SUFFIXES.get(datatype, ()):
             scans.append(Scan(path, name, datatype))
-    return Dataset(root, tuple(scans), files, tuple(others))
+    return Dataset(root, tuple(s for s in scans if packed(s.path) not in files), files, tuple(others))
+
+
+def packed(path: PurePosixPath) -> PurePosixPath:
+    """The .nii.gz beside a .nii. Where both are there, they share a sidecar and a result, which BIDS does not allow."""
+    return path.with_name(f"{path.name}.gz")
 
 
 def _walk(root: Path) -> Iterator[PurePosixPath]:
@@ -193,7 +201,9 @@ def _in_place(path: PurePosixPath, name: Name) -> bool:
         return False
     if folders and folders[-1] in SUFFIXES:
         return bool(whose) and folders[:-1] == whose
-    return name.extension not in IMAGES and folders == whose[: len(folders)] and bool(folders) == bool(whose)
+    if not folders and "sub" in name.entities:  # while `ses-1_task-rest_bold.json` speaks of that session of all
+        return False
+    return name.extension not in IMAGES and folders == whose[: len(folders)]
 
 
 def choose(

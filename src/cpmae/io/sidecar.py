@@ -1,5 +1,6 @@
 """JSON sidecars of BIDS: an object of fields beside an image, under its name."""
 
+import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from cpmae.errors import ScanError
 from cpmae.io.forms import ALL_SUFFIXES
+from cpmae.io.source import opened
 
 MAX_DEPTH = 50  # of lists and objects in each other, which are walked by recursion; sidecars have three
 
@@ -21,10 +23,10 @@ def sidecar_of(image: Path) -> Path:
 def read_text(path: Path) -> str:
     """Raises ScanError if it cannot be read."""
     try:
-        return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ScanError(f"{path.name} cannot be read ({reason}), copy it again") from error
+        with opened(path) as file:
+            return io.TextIOWrapper(file, "utf-8-sig").read()
+    except UnicodeDecodeError as error:
+        raise ScanError(f"{path.name} is not UTF-8, store it as UTF-8") from error
 
 
 def read(path: Path) -> dict[str, Any]:
