@@ -25,7 +25,8 @@ import os
 os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as the command line sets it for itself and its workers
 import json, sys, time
 from cpmae import deidentify
-from cpmae.io.nifti import read, write
+from cpmae.io.forms import read
+from cpmae.io.nifti import write
 seconds = []
 for seed in range(6):  # some seeds draw more than one head until a face is nobody's
     start = time.perf_counter()

@@ -23,7 +23,7 @@ import numpy as np
 from scipy import ndimage
 
 from cpmae.files import deidentify_file
-from cpmae.io import forms, nifti
+from cpmae.io import forms
 from cpmae.io.run import write_run
 from cpmae.models import checkpoint
 from cpmae.options import Options
@@ -72,7 +72,7 @@ def main() -> None:
 def make_run(path: Path, count: int) -> Path:
     """The example head in `count` volumes of 2 mm, as int16; each with noise and brightness of its own."""
     with resources.as_file(resources.files("cpmae") / "weights" / EXAMPLE) as example:
-        head = nifti.read(example)
+        head = forms.read(example)
     turn = np.diag([*VOXEL_MM / head.scaled().voxel_sizes, 1.0])
     shape = tuple(int(n / s) for n, s in zip(head.stored.shape, np.diag(turn), strict=False))
     data = ndimage.affine_transform(head.scaled().data, np.diag(turn)[:3], output_shape=shape, order=1)

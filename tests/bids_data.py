@@ -20,7 +20,7 @@ from cpmae.bids.plan import Task
 from cpmae.canonical import Pose
 from cpmae.drawn_head import Head
 from cpmae.errors import ScanError
-from cpmae.io import nifti
+from cpmae.io import forms, nifti
 from cpmae.io.mask import mask_scan
 from cpmae.io.together import Writer, write_together
 from cpmae.options import Options
@@ -152,13 +152,13 @@ def stand_in(
     mask = np.zeros(data.shape[:3], bool)
     mask[5:15, 5:15, 5:15] = True
     if brain_mask:
-        mask = nifti.load(brain_mask).stored != 0
+        mask = forms.read(brain_mask, checked=False).stored != 0
     kept = np.where(mask.reshape(mask.shape + (1,) * (data.ndim - 3)), data, 0)
     clean = nib.Nifti1Image(kept, loaded.affine)  # type: ignore[attr-defined]
     clean.header.set_xyzt_units("mm", "sec")
     if data.ndim > 3:
         clean.header["pixdim"][4] = 2.3
-    scan = nifti.parse(phantom.nifti_bytes_of(kept.reshape(*data.shape[:3], -1)[..., 0], loaded.affine), "scan")  # type: ignore[attr-defined]
+    scan = phantom.parse(phantom.nifti_bytes_of(kept.reshape(*data.shape[:3], -1)[..., 0], loaded.affine))  # type: ignore[attr-defined]
     account = {"brain_extractor": "stand-in", "seed": options.seed, "fat": options.fat}
     result = SimpleNamespace(account=account, head=head or drawn(input, options))
     raw = clean.to_bytes()

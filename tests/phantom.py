@@ -1,5 +1,6 @@
 """A small head that has two unequal sides, in several orientations and dtypes. Nobody's: ellipsoids and a nose."""
 
+import tempfile
 from typing import Any
 
 import nibabel as nib
@@ -7,6 +8,9 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from cpmae.io import forms
+from cpmae.io.nifti import NiftiScan
 
 SHAPE = (56, 72, 64)  # voxels, RAS
 VOXEL_MM = (3.0, 2.8, 3.0)
@@ -111,3 +115,11 @@ def nifti_bytes_of(
     for field, value in fields.items():
         header[field] = value
     return header.binaryblock + between + stored.astype(stored.dtype.newbyteorder(order)).tobytes(order="F")
+
+
+def parse(raw: bytes) -> NiftiScan:
+    """The scan in the bytes of a file."""
+    with tempfile.NamedTemporaryFile(suffix=".nii") as file:
+        file.write(raw)
+        file.flush()
+        return forms.read(file.name, checked=False)

@@ -20,7 +20,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 
 from cpmae import brain
 from cpmae.errors import BrainMaskError, MissingExtraError, ScanError, with_notes
-from cpmae.io import nifti
+from cpmae.io import forms
 from cpmae.volume import Volume, voxel_volume_ml
 
 
@@ -86,7 +86,7 @@ def test_deepbet_is_quiet_and_repeats_itself(
 @pytest.mark.slow
 @pytest.mark.parametrize("codes", ["LIA", "PSR"])
 def test_deepbet_on_a_real_head_in_odd_orientations(shared: Path, codes: str) -> None:
-    scan = nifti.read(shared / "scans" / "ds000011" / "sub-05_T1w.nii.gz").scaled()
+    scan = forms.read(shared / "scans" / "ds000011" / "sub-05_T1w.nii.gz").scaled()
     straight = brain.extract_brain(scan)
     assert brain.check_brain_mask(straight, scan.affine) == []
     change = ornt_transform(io_orientation(scan.affine), axcodes2ornt(codes))
@@ -436,3 +436,14 @@ def test_a_mask_written_by_nibabel_fits(tmp_path: Path) -> None:
     mask, affine = phantom.turned(phantom.head()[1], "oblique")
     nib.save(nib.Nifti1Image(mask.astype(np.uint8), affine), tmp_path / "mask.nii.gz")  # float32 rounding of the affine
     assert np.array_equal(brain.load_brain_mask(tmp_path / "mask.nii.gz", mask.shape, affine), mask)
+
+
+def test_a_mask_may_be_a_nibabel_image(tmp_path: Path) -> None:
+    mask, affine = phantom.head()[1], phantom.ras_affine()
+    image = nib.Nifti1Image(mask[..., None].astype(np.uint8), affine)
+    assert np.array_equal(brain.check_given_mask(image, "the mask", mask.shape, affine), mask)
+    nib.save(image, tmp_path / "mask.nii.gz")
+    whole = (tmp_path / "mask.nii.gz").read_bytes()
+    (tmp_path / "mask.nii.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ScanError, match="voxels of the mask cannot be read"):
+        brain.check_given_mask(nib.load(tmp_path / "mask.nii.gz"), "the mask", mask.shape, affine)

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from cpmae import compose
-from cpmae.io import nifti
 from cpmae.volume import Volume
 
 
 def test_compose_copies_protected_numbers(storage: tuple[str, float, float]) -> None:
-    scan = nifti.parse(phantom.nifti_bytes(storage=storage), "phantom")
+    scan = phantom.parse(phantom.nifti_bytes(storage=storage))
     protected = phantom.head()[1]
     result = compose.compose(scan, protected, np.full(protected.shape, 77.3, np.float32))
     assert result.stored.dtype == scan.stored.dtype

@@ -208,10 +208,10 @@ def test_niimath_changes_the_face_of_the_example_head(name: str, shared: Path) -
     from importlib import resources
 
     from cpmae import brain
-    from cpmae.io import nifti
+    from cpmae.io import forms
 
     with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as path:
-        volume = nifti.read(path).scaled()
+        volume = forms.read(path).scaled()
     head = HeadScan(volume, brain.extract_brain(volume))
     result = method(name, shells=shared / "peers" / "afni-shells")(head, 0)
     face = np.zeros(volume.shape, bool)

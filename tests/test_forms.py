@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cpmae import metadata
 from cpmae.errors import OutputError, ScanError
-from cpmae.io import forms
+from cpmae.io import forms, header
 from cpmae.io.together import write_together
 
 SMALL = (16, 17, 18)
@@ -233,6 +233,8 @@ def test_analyze_runs_from_right_to_left_about_spms_origin(tmp_path: Path) -> No
         path = put_pair(tmp_path, analyze_head(stored, "<", origin=origin), in_order(stored, "<"))
         scan, oracle = forms.read(path), nib.load(path)
         assert scan.affine[0, 0] == -3 and np.allclose(scan.affine, oracle.affine)  # type: ignore[attr-defined]
+        told = any("axes are taken as LAS" in doubt for doubt in header.doubts(scan.header))
+        assert told == (not any(origin))  # somebody has looked at what has an origin
 
 
 def test_an_mgh_file_without_orientation_is_taken_as_freesurfer_does(tmp_path: Path) -> None:
@@ -241,6 +243,19 @@ def test_an_mgh_file_without_orientation_is_taken_as_freesurfer_does(tmp_path: P
     assert np.allclose(scan.affine, nib.load(tmp_path / "a.mgh").affine)  # type: ignore[attr-defined]
     rewrite(tmp_path / "a.mgh", tmp_path / "b.mgh")
     assert (tmp_path / "a.mgh").read_bytes() == (tmp_path / "b.mgh").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["mgz", "nifti", "analyze"])
+def test_a_result_is_known_as_one_in_every_form(tmp_path: Path, kind: str) -> None:
+    stored = numbers("int16", SMALL)
+    if kind == "mgz":
+        source = put(tmp_path / "a.mgz", gzip.compress(mgh_bytes(stored, phantom.ras_affine(), mgh_tags())))
+    else:
+        pair = nifti_pair(stored) if kind == "nifti" else (analyze_head(stored, "<"), in_order(stored, "<"))
+        source = put_pair(tmp_path, *pair)
+    result = tmp_path / f"result{source.suffix}"
+    rewrite(source, result, clean)
+    assert [header.is_marked(forms.open_scan(path).header) for path in (source, result)] == [False, True]
 
 
 # names

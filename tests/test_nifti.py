@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpmae.errors import OutputError, ScanError
-from cpmae.io import nifti
+from cpmae.io import forms, nifti
 from cpmae.io.output import whole_file
 from cpmae.metadata import clean_nifti
 from cpmae.volume import Volume
@@ -37,7 +37,7 @@ def numbers(dtype: str, shape: tuple[int, ...] = SMALL, seed: int = 1) -> np.nda
 
 
 def scan_of(stored: np.ndarray, slope: float = 1.0, inter: float = 0.0, **fields: Any) -> nifti.NiftiScan:
-    return nifti.parse(phantom.nifti_bytes_of(stored, phantom.ras_affine(), slope, inter, **fields), "scan")
+    return phantom.parse(phantom.nifti_bytes_of(stored, phantom.ras_affine(), slope, inter, **fields))
 
 
 # reading
@@ -47,7 +47,7 @@ def test_stored_numbers_are_the_files(
     scan_file: Callable[..., Path], orientation: str, storage: tuple[str, float, float]
 ) -> None:
     path = scan_file(orientation=orientation, storage=storage)
-    scan, oracle = nifti.read(path), nib.load(path)
+    scan, oracle = forms.read(path), nib.load(path)
     assert scan.stored.dtype == storage[0]
     assert np.array_equal(scan.stored, oracle.dataobj.get_unscaled())
     assert np.allclose(scan.scaled().data, oracle.get_fdata(dtype=np.float32), rtol=1e-6, atol=1e-4)
@@ -62,7 +62,7 @@ def test_a_copy_has_the_same_bytes(tmp_path: Path, dtype: str, order: str, suffi
     raw = phantom.nifti_bytes_of(
         numbers(dtype), phantom.ras_affine(), 0.5, 3.0, order=order, extension=b"<note>kept</note>"
     )
-    scan = nifti.read(put(tmp_path / f"in{suffix}", raw))
+    scan = forms.read(put(tmp_path / f"in{suffix}", raw))
     assert scan.stored.dtype.isnative
     nifti.write(tmp_path / f"out{suffix}", scan)
     written = (tmp_path / f"out{suffix}").read_bytes()
@@ -71,13 +71,13 @@ def test_a_copy_has_the_same_bytes(tmp_path: Path, dtype: str, order: str, suffi
 
 def test_nifti_2_survives(tmp_path: Path) -> None:
     nib.save(nib.Nifti2Image(numbers("int16"), phantom.ras_affine()), tmp_path / "in.nii")
-    nifti.write(tmp_path / "out.nii", nifti.read(tmp_path / "in.nii"))
+    nifti.write(tmp_path / "out.nii", forms.read(tmp_path / "in.nii"))
     assert (tmp_path / "out.nii").read_bytes() == (tmp_path / "in.nii").read_bytes()
 
 
 def test_a_fourth_axis_of_one_is_kept_in_the_header(tmp_path: Path) -> None:
     raw = phantom.nifti_bytes_of(numbers("int16", (*SMALL, 1)), phantom.ras_affine())
-    scan = nifti.read(put(tmp_path / "in.nii", raw))
+    scan = forms.read(put(tmp_path / "in.nii", raw))
     assert scan.stored.shape == SMALL
     nifti.write(tmp_path / "out.nii", scan)
     assert (tmp_path / "out.nii").read_bytes() == raw
@@ -91,7 +91,7 @@ def test_no_slope_means_no_scaling(slope: float) -> None:
 
 
 def test_gzip_holds_neither_time_nor_name(tmp_path: Path, scan_file: Callable[..., Path]) -> None:
-    scan = nifti.read(scan_file())
+    scan = forms.read(scan_file())
     for name in ("a.nii.gz", "b.nii.gz"):
         nifti.write(tmp_path / name, scan)
     first = (tmp_path / "a.nii.gz").read_bytes()
@@ -150,7 +150,7 @@ def test_with_stored_wants_the_same_grid() -> None:
 
 def test_from_image_takes_a_files_numbers_unscaled(scan_file: Callable[..., Path]) -> None:
     path = scan_file(storage=("uint16", 0.25, -20.0))
-    scan, direct = nifti.from_image(nib.load(path)), nifti.read(path)
+    scan, direct = nifti.from_image(nib.load(path)), forms.read(path)
     assert np.array_equal(scan.stored, direct.stored) and (scan.slope, scan.inter) == (0.25, -20.0)
     assert np.array_equal(scan.affine, direct.affine)
 
@@ -245,7 +245,7 @@ def test_bad_scans_are_refused(tmp_path: Path, case: str) -> None:
     affine = phantom.ras_affine()
     path = put(tmp_path / "scan.nii.gz", phantom.nifti_bytes_of(stored, affine, **fields))
     with pytest.raises(ScanError, match=message) as caught:
-        nifti.read(path)
+        forms.read(path)
     assert "scan.nii.gz" in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -256,7 +256,7 @@ def test_truncated_files_are_refused(scan_file: Callable[..., Path], suffix: str
     whole = path.read_bytes()
     path.write_bytes(whole[: keep if isinstance(keep, int) else int(len(whole) * keep)])
     with pytest.raises(ScanError, match="truncated|not a NIfTI|is empty"):
-        nifti.read(path)
+        forms.read(path)
 
 
 def test_a_flipped_bit_in_a_gzip_file_is_found(scan_file: Callable[..., Path]) -> None:
@@ -265,33 +265,33 @@ def test_a_flipped_bit_in_a_gzip_file_is_found(scan_file: Callable[..., Path]) -
     raw[-6] ^= 1  # in the checksum at the end
     path.write_bytes(raw)
     with pytest.raises(ScanError, match="truncated or damaged"):
-        nifti.read(path)
+        forms.read(path)
 
 
 def test_paths_that_are_no_file(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match="missing.nii does not exist"):
-        nifti.read(tmp_path / "missing.nii")
+        forms.read(tmp_path / "missing.nii")
     (tmp_path / "link.nii.gz").symlink_to(tmp_path / "annex" / "gone.nii.gz")
     with pytest.raises(ScanError, match="link.nii.gz is a link to a file that is not there, fetch it"):
-        nifti.read(tmp_path / "link.nii.gz")
+        forms.read(tmp_path / "link.nii.gz")
     for name in ("empty.nii", "empty.nii.gz"):
         (tmp_path / name).touch()
         with pytest.raises(ScanError, match=f"{name} is empty, copy it again"):
-            nifti.read(tmp_path / name)
+            forms.read(tmp_path / name)
     with pytest.raises(ScanError, match="is a folder"):
-        nifti.read(tmp_path)
-    (tmp_path / "scan.mgz").write_bytes(b"x")
-    with pytest.raises(ScanError, match="scan.mgz.*convert"):
-        nifti.read(tmp_path / "scan.mgz")
+        forms.read(tmp_path)
+    (tmp_path / "scan.par").write_bytes(b"x")
+    with pytest.raises(ScanError, match="scan.par.*convert"):
+        forms.read(tmp_path / "scan.par")
     (tmp_path / "plain.nii.gz").write_bytes(b"not gzip at all")
     with pytest.raises(ScanError, match="is not compressed"):
-        nifti.read(tmp_path / "plain.nii.gz")
+        forms.read(tmp_path / "plain.nii.gz")
     (tmp_path / "zipped.nii").write_bytes(gzip.compress(phantom.nifti_bytes()))
     with pytest.raises(ScanError, match="zipped.nii is compressed with gzip, rename it to zipped.nii.gz"):
-        nifti.read(tmp_path / "zipped.nii")
+        forms.read(tmp_path / "zipped.nii")
     (tmp_path / "text.nii").write_bytes(b"text" * 200)
     with pytest.raises(ScanError, match="not a NIfTI"):
-        nifti.read(tmp_path / "text.nii")
+        forms.read(tmp_path / "text.nii")
 
 
 @pytest.mark.parametrize(("value", "message"), [(0.0, "is 0 in"), (7.5, "is 7.5 in"), (np.nan, "no finite")])
@@ -341,7 +341,7 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
 
 
 def test_write_refuses_to_replace_unless_asked(tmp_path: Path, scan_file: Callable[..., Path]) -> None:
-    scan = nifti.read(scan_file("in.nii"))
+    scan = forms.read(scan_file("in.nii"))
     (tmp_path / "out.nii").write_bytes(b"precious")
     with pytest.raises(OutputError, match="exists already"):
         nifti.write(tmp_path / "out.nii", scan)
@@ -353,8 +353,8 @@ def test_write_refuses_to_replace_unless_asked(tmp_path: Path, scan_file: Callab
 FULL_DISK = """
 import resource, signal, sys
 from cpmae.errors import OutputError
-from cpmae.io import nifti
-scan = nifti.read(sys.argv[1])
+from cpmae.io import forms, nifti
+scan = forms.read(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
@@ -409,7 +409,7 @@ with whole_file(pathlib.Path({str(tmp_path / "out.nii")!r})) as file:
 def test_reading_leaves_the_input_alone(scan_file: Callable[..., Path]) -> None:
     path = scan_file("in.nii")
     before, time = path.read_bytes(), path.stat().st_mtime_ns
-    scan = nifti.read(path)
+    scan = forms.read(path)
     scan.unscaled(scan.scaled().data)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, time)
     with pytest.raises(ValueError, match="read-only"):

@@ -28,7 +28,7 @@ def other_head() -> np.ndarray:
 
 def pair(orientation: str, storage: tuple[str, float, float]) -> tuple[nifti.NiftiScan, nifti.NiftiScan, np.ndarray]:
     """Original, a result with the same brain in another head, and the mask."""
-    original = nifti.parse(phantom.nifti_bytes(orientation, storage), "scan")
+    original = phantom.parse(phantom.nifti_bytes(orientation, storage))
     mask, _ = phantom.turned(phantom.head()[1], orientation)
     new, _ = phantom.turned(other_head(), orientation)
     stored = np.where(mask, original.stored, original.unscaled(new))
@@ -119,7 +119,7 @@ def test_float_output_of_an_integer_scan_fails(
 ) -> None:
     original, result, mask = scans
     raw = phantom.nifti_bytes_of(result.stored.astype(np.float32), result.affine)
-    found = verify(original, nifti.parse(raw, "result"), mask)
+    found = verify(original, phantom.parse(raw), mask)
     assert not found.ok and not found.header["dtype"]
     assert found.protected_differing == 0  # the numbers are the same, the type is not
 
@@ -129,7 +129,7 @@ def test_another_grid_fails_without_measures(
 ) -> None:
     original, result, mask = scans
     raw = phantom.nifti_bytes_of(result.stored[:-1], result.affine)
-    found = verify(original, nifti.parse(raw, "result"), mask)
+    found = verify(original, phantom.parse(raw), mask)
     assert not found.ok and not found.header["shape"] and found.protected_differing is None
 
 

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from cpmae.errors import BrainMaskError
 from cpmae.extras import require
-from cpmae.io import forms
+from cpmae.io import forms, nifti
 from cpmae.io.nifti import NiftiScan, ScanLike
 from cpmae.tool import run_tool, whole_paths
 from cpmae.volume import SAME_GRID_MM, Volume, box_of, grid_distance_mm, most_common, voxel_volume_ml
@@ -121,10 +121,12 @@ def check_given_mask(
     elif isinstance(given, Volume):
         values, own = given.data, given.affine
     elif isinstance(given, nib.spatialimages.SpatialImage):
-        values, own = given.dataobj, given.affine
+        values, own = nifti.numbers_of(given, name), given.affine
     if isinstance(given, str | os.PathLike):
         raise BrainMaskError(f"{name} is given as a path, give what read() makes of it")
     values = np.asarray(values)
+    if set(values.shape[3:]) == {1}:
+        values = values.reshape(values.shape[:3])
     if values.shape != tuple(shape):
         raise BrainMaskError(
             f"{name} has shape {values.shape} and the scan {tuple(shape)}, resample it to the scan's grid"

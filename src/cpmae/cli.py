@@ -264,7 +264,7 @@ app.command()(verify)
 @app.command()
 def demo(folder: Annotated[Path, typer.Argument(help="Where the files go; made if missing.")] = Path("demo")) -> None:
     """De-identify the packaged example head, which is a synthetic one, and show what came out."""
-    from cpmae.io import nifti
+    from cpmae.io import forms, nifti
     from cpmae.io.output import make_folder
     from cpmae.io.together import write_together
     from cpmae.report.picture import before_after
@@ -272,7 +272,7 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where the files go; made i
 
     make_folder(folder)
     with resources.as_file(resources.files("cpmae") / "weights" / EXAMPLE) as example, status() as tell:
-        scan = nifti.read(example)
+        scan = forms.read(example)
         from cpmae import pipeline
 
         done = pipeline.deidentify(scan, seed=DEMO_SEED, progress=tell)

@@ -63,9 +63,10 @@ def with_noise(clean: NDArray[np.float32], sigma: float, generator: torch.Genera
     """Rician noise, as a magnitude image has it: Gaussian on both channels. Changes `clean` (X, Y, Z) in place."""
     if sigma > 0:
         for part in _slabs(clean.shape):
-            values = torch.from_numpy(clean[part]).clamp_(min=0)
-            real, imaginary = torch.empty(2, *values.shape).normal_(0, sigma, generator=generator)
-            values.add_(real).square_().add_(imaginary.square_()).sqrt_()
+            values = clean[part]
+            real, imaginary = torch.empty(2, *values.shape).normal_(0, sigma, generator=generator).numpy()
+            real += np.maximum(values, 0, out=values)
+            np.sqrt(np.square(real, out=real) + np.square(imaginary, out=imaginary), out=values)
     return clean
 
 

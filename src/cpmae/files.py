@@ -11,6 +11,7 @@ import numpy as np
 from cpmae import __version__, metadata, metadata_json
 from cpmae.account import MARK
 from cpmae.brain import load_brain_mask
+from cpmae.compare import same_header
 from cpmae.errors import OutputError, ScanError
 from cpmae.io import forms, nifti
 from cpmae.io.mask import mask_scan
@@ -107,6 +108,8 @@ def deidentify_file(
         result = of_scan = deidentify_scan(scan, options, brain_mask=mask, weights=weights, head=head, progress=tell)
         made, before = iter([of_scan.image.stored]), scan.scaled
     marked = (metadata.clean_nifti(run) if options.clean_metadata else run).marked(MARK)
+    if wrong := [name for name, same in same_header(run, marked).items() if not same]:
+        raise ScanError(f"the result's header failed its own check ({', '.join(wrong)}), nothing is written")
     tell("writing")
     # The result takes its name last: where it is, all the rest is too, and where anything failed it is not.
     files: list[tuple[Path, Writer]] = []

@@ -3,6 +3,7 @@
 Given mask, seed and grid, each volume of the result is a function of the protected voxels of all volumes alone.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,7 +37,7 @@ from cpmae.options import Options
 from cpmae.volume import Volume, voxel_sizes
 
 COARSE_MM = 1.75  # voxels from which the shares of the paints are made at 2 mm
-MOST_AT_ONCE = 4  # volumes that are made side by side, so that memory is bounded on machines of many cores
+MOST_AT_ONCE = 4, 2**25  # volumes that are made side by side, and their voxels: memory is bounded on many cores
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ def deidentify_run(
     tell("reading all volumes")
     total = RunMean(run)
     looked_at = (partial(motion.middle, v, run.slope, run.affine) for v in total.added(run.stored_volumes()))
-    middles = list(_side_by_side(looked_at))
+    at_once, voxels = MOST_AT_ONCE
+    threads = max(1, min(torch.get_num_threads(), at_once, voxels // math.prod(run.shape)))
+    middles = list(_side_by_side(looked_at, threads))
     mean = total.mean() if run.count > 1 else run.mean()
     nifti.check_is_scan(mean, run.path.name)
 
@@ -113,7 +116,7 @@ def deidentify_run(
 
     def volumes() -> Iterator[NDArray]:
         waiting = (partial(made, stored, seed) for stored, seed in zip(run.stored_volumes(), seeds, strict=True))
-        for number, volume in enumerate(_side_by_side(waiting), 1):
+        for number, volume in enumerate(_side_by_side(waiting, threads), 1):
             tell(f"volume {number} of {run.count}")
             yield volume
 
@@ -124,17 +127,19 @@ def deidentify_run(
     )
 
 
-def _side_by_side(works: Iterable[Callable[[], NDArray]]) -> Iterator[NDArray]:
-    """What each of these gives, in their order; the next few are done meanwhile, side by side."""
-    threads = min(torch.get_num_threads(), MOST_AT_ONCE)
+def _side_by_side(works: Iterable[Callable[[], NDArray]], threads: int) -> Iterator[NDArray]:
+    """What each of these gives, in their order; the next few are done meanwhile, by so many threads."""
     done: deque[Future[NDArray]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         for work in works:
             done.append(pool.submit(work))
             if len(done) > threads:
                 yield done.popleft().result()
         while done:
             yield done.popleft().result()
+    finally:  # also where whoever takes them stops
+        pool.shutdown(cancel_futures=True)
 
 
 def _moved(run: NiftiRun, middles: list[NDArray[np.float64]], mask: NDArray[np.bool_]) -> list[str]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cpmae import volume
 from cpmae.compare import dice
-from cpmae.io import nifti
+from cpmae.io import forms
 from cpmae.io.header import best_affine, parse_header
 from cpmae.io.source import opened
 from cpmae.shared_mask import mask_on
@@ -79,7 +79,7 @@ def mask_for(grid: Grid, other: Grid, mask: Path) -> NDArray[np.bool_] | None:
     """
     if not same_frame(grid, other):
         return None
-    found = nifti.load(mask).stored != 0
+    found = forms.read(mask, checked=False).stored != 0
     if same_grid(grid, other):
         return found
     brain = mask_on(found, other.affine, grid.shape, grid.affine)

@@ -21,7 +21,7 @@ from cpmae import brain, canonical, overlay
 from cpmae.batch import records
 from cpmae.errors import ScanError
 from cpmae.evaluation.work import Cache
-from cpmae.io import nifti
+from cpmae.io import forms
 from cpmae.training import anatomy, synth
 from cpmae.volume import Volume, voxel_sizes
 
@@ -180,7 +180,7 @@ _EXAMPLE_MM = 1.4  # finer grids are halved: the population is for quick runs
 
 def _example(path: Path) -> dict[str, NDArray]:
     """The example head and its brain at 1.4 mm or more."""
-    scan = nifti.read(path).scaled()
+    scan = forms.read(path).scaled()
     mask = brain.extract_brain(scan).astype(np.float32)
     if scan.voxel_sizes.min() >= _EXAMPLE_MM:
         return {"image": scan.data, "brain": mask, "affine": scan.affine}

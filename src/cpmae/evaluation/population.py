@@ -14,7 +14,7 @@ from cpmae.canonical import Pose
 from cpmae.errors import CpmaeError, ScanError
 from cpmae.evaluation.identities import HeadScan, Recipe, identity
 from cpmae.evaluation.work import Cache, Failure
-from cpmae.io import nifti
+from cpmae.io import forms, nifti
 from cpmae.io.source import scans_below
 
 Item = TypeVar("Item")
@@ -189,7 +189,7 @@ def _draw(recipe: Recipe, number: int, session: int) -> HeadScan:
 
 @lru_cache(maxsize=2)
 def _read(path: Path, brain_extractor: str) -> HeadScan:
-    volume = nifti.read(path).scaled()
+    volume = forms.read(path).scaled()
     nifti.check_is_scan(volume, path.name)
     mask = brain.extract_brain(volume, brain_extractor)
     brain.check_brain_mask(mask, volume.affine)

@@ -37,9 +37,9 @@ def open_scan(path: str | os.PathLike[str], *, checked: bool = True) -> NiftiRun
     return open_run(path, checked=checked)
 
 
-def read(path: str | os.PathLike[str]) -> NiftiScan:
-    """Read a 3-D scan of any form, whole. Raises as `open_scan`, and for 4-D files."""
-    return open_scan(path).only()
+def read(path: str | os.PathLike[str], *, checked: bool = True) -> NiftiScan:
+    """Read a 3-D scan of any form, whole. Arguments and errors are those of `open_scan`; 4-D files are refused too."""
+    return open_scan(path, checked=checked).only()
 
 
 def files_of(path: Path) -> tuple[Path, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from cpmae.errors import ScanError
 from cpmae.io.container import MGH_FOOTER_BYTES, MGH_HEAD_BYTES, Container
+from cpmae.io.header import MARK
 from cpmae.io.run import NiftiRun, check_length, run_of
 from cpmae.io.source import opened, skip
 
@@ -39,6 +40,8 @@ def open_mgh(path: Path, checked: bool) -> NiftiRun:
         after = file.read()
     if len(after) >= MGH_FOOTER_BYTES and run.count > 1:
         run.header["pixdim"][4] = np.frombuffer(after, ">f4", 1)[0] / 1000  # from milliseconds
+    if (mark := after.rfind(MARK.encode())) >= 0:
+        run.header["descrip"] = after[mark:].split(b"\0")[0][:79]
     return replace(run, container=Container("mgh", head, after=after))
 
 

@@ -5,7 +5,6 @@ The stored numbers are kept as the file holds them; scaling (`scl_slope`, `scl_i
 """
 
 import io
-import math
 import os
 import zlib
 from collections.abc import Iterator
@@ -18,9 +17,8 @@ from numpy.typing import NDArray
 
 from cpmae.errors import ScanError
 from cpmae.io import header as headers
-from cpmae.io.header import best_affine, check_grid, data_offset, parse_header, scaling, stored_dtype, volume_shape
-from cpmae.io.output import SUFFIXES, check_output, write_pieces
-from cpmae.io.source import opened
+from cpmae.io.header import best_affine, check_grid, scaling, volume_shape
+from cpmae.io.output import check_output, write_pieces
 from cpmae.volume import Volume
 
 SLAB_BYTES = 2**24  # handled at a time where a whole copy of the array would cost memory
@@ -112,60 +110,6 @@ class NiftiScan:
 ScanLike = NiftiScan | Volume | nib.spatialimages.SpatialImage
 
 
-def read(path: str | os.PathLike[str]) -> NiftiScan:
-    """Read a scan that can be a head: 3-D, real, with voxels of a plausible size.
-
-    Raises:
-        ScanError: if the file is missing, damaged or not such a scan; the message says what to do.
-    """
-    scan = load(path)
-    check_grid(scan.header, Path(path).name)
-    return scan
-
-
-def load(path: str | os.PathLike[str]) -> NiftiScan:
-    """Read any 3-D NIfTI file of real numbers, a mask too; demands nothing of its size and units.
-
-    Raises:
-        ScanError: as `read`.
-    """
-    path = Path(path)
-    check_name(path)
-    with opened(path) as file:
-        raw = file.read()
-    return parse(raw, path.name)
-
-
-def check_name(path: Path) -> None:
-    """Refuse a folder, and a file that does not say it is NIfTI.
-
-    Raises:
-        ScanError: for those.
-    """
-    if os.path.isdir(path):
-        raise ScanError(f"{path} is a folder, give one .nii or .nii.gz file")
-    if not path.name.lower().endswith(SUFFIXES):
-        raise ScanError(f"{path.name} is not a .nii or .nii.gz file, convert it to NIfTI first")
-
-
-def parse(raw: bytes, name: str) -> NiftiScan:
-    """The image in the bytes of an uncompressed single-file NIfTI; `name` is for messages.
-
-    Raises:
-        ScanError: as `load`.
-    """
-    header = parse_header(raw, name)
-    shape, dtype = volume_shape(header, name), stored_dtype(header, name)
-    size, offset = len(header.binaryblock), data_offset(header, name)
-    need = offset + math.prod(shape) * dtype.itemsize
-    if len(raw) < need:
-        raise ScanError(f"{name} is truncated ({len(raw)} bytes of {need}), copy it again")
-    stored = np.frombuffer(raw, dtype, math.prod(shape), offset).reshape(shape, order="F")
-    stored = stored.astype(dtype.newbyteorder("="), order="F", copy=False)
-    slope, inter = scaling(header, name)
-    return NiftiScan(stored, slope, inter, best_affine(header, name), header, raw[size:offset])
-
-
 def from_volume(volume: Volume) -> NiftiScan:
     """A volume as a scan that holds the same numbers.
 
@@ -193,10 +137,7 @@ def from_image(image: nib.spatialimages.SpatialImage) -> NiftiScan:
         raise ScanError(f"{name} has no affine, which tells where its voxels lie; give it one")
     # other proxies, those of PAR/REC and AFNI files, scale each slice or volume by another factor
     proxy = image.dataobj if type(image.dataobj) is nib.arrayproxy.ArrayProxy else None
-    try:
-        stored = np.asarray(image.dataobj if proxy is None else proxy.get_unscaled())
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ScanError(f"the voxels of {name} cannot be read ({error}), copy its file again") from error
+    stored = numbers_of(image, name, scaled=proxy is None)
     kind = nib.Nifti2Header if isinstance(image.header, nib.Nifti2Header) else nib.Nifti1Header
     header = kind.from_header(image.header, check=False)
     try:
@@ -215,6 +156,18 @@ def from_image(image: nib.spatialimages.SpatialImage) -> NiftiScan:
     shape, (slope, inter) = volume_shape(header, name), scaling(header, name)
     check_grid(header, name)
     return NiftiScan(native.reshape(shape, order="F"), slope, inter, best_affine(header, name), header, extensions)
+
+
+def numbers_of(image: nib.spatialimages.SpatialImage, name: str, scaled: bool = True) -> NDArray:
+    """The numbers of a nibabel image, in memory; `name` is for messages.
+
+    Raises:
+        ScanError: if its file cannot be read.
+    """
+    try:
+        return np.asarray(image.dataobj if scaled else image.dataobj.get_unscaled())  # type: ignore[attr-defined]
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ScanError(f"the voxels of {name} cannot be read ({error}), copy its file again") from error
 
 
 def _extension_bytes(header: nib.spatialimages.SpatialHeader, endianness: str) -> bytes:

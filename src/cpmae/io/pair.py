@@ -85,7 +85,9 @@ def _as_nifti(own: Any, path: Path) -> Any:
     header["scl_slope"], header["scl_inter"] = (1, 0) if slope is None else (slope, inter)
     header["magic"] = header.default_structarr()["magic"]
     affine = own.get_best_affine()
-    if np.isfinite(affine).all():  # otherwise the voxel sizes are refused later, with a sentence
-        header.set_sform(affine, code="scanner")
+    # nothing is said of the axes but, in SPM's files, of the origin; sizes that are not finite are refused later
+    if np.isfinite(affine).all() and not np.allclose(affine, header.get_best_affine()):
+        header.set_sform(affine, code="aligned")
     header.set_xyzt_units("mm")
+    header["descrip"] = own["descrip"]
     return header

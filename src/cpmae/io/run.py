@@ -1,7 +1,7 @@
 """4-D files, a volume at a time: functional runs, diffusion series, several echoes.
 
 The stored numbers are handed on as the file holds them, in as many passes as are asked for, each from the start of the
-file; never more than about two volumes of it are in memory. A 3-D file is a run of one volume.
+file; each volume that is handed on is the caller's, and one more is in memory. A 3-D file is a run of one volume.
 """
 
 import math
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cpmae.errors import ScanError
 from cpmae.io import header as headers
 from cpmae.io.container import Container
-from cpmae.io.nifti import NiftiScan, check_name, voxel_bytes
+from cpmae.io.nifti import NiftiScan, voxel_bytes
 from cpmae.io.output import check_output, write_pieces
 from cpmae.io.source import GZIPPED, opened, read_up_to, skip
 from cpmae.volume import Volume
@@ -189,7 +189,7 @@ class RunMean:
 
 
 def open_run(path: str | os.PathLike[str], *, checked: bool = True) -> NiftiRun:
-    """Open a .nii or .nii.gz file that can be a head's: its header is read and checked as `nifti.read` does.
+    """Open a .nii or .nii.gz file that can be a head's: its header is read and checked.
 
     Args:
         checked: refuse what cannot be a head scan by its grid, units and dtype.
@@ -199,7 +199,6 @@ def open_run(path: str | os.PathLike[str], *, checked: bool = True) -> NiftiRun:
             its volumes are read.
     """
     path = Path(path)
-    check_name(path)
     with opened(path) as file:
         raw = file.read(540)
         header = headers.parse_header(raw, path.name)

@@ -55,7 +55,7 @@ def random_field(
     size = [n * s for n, s in zip(nodes, steps, strict=True)]
     fine = F.interpolate(coarse, size, mode="trilinear", align_corners=False)
     fine = fine[0, 0, : shape[0], : shape[1], : shape[2]]
-    return fine.div_(fine.std())
+    return fine.div_(float(fine.numpy().std()))  # PyTorch's rounding depends on how many threads share a sum
 
 
 def texture(atlas: Atlas, generator: torch.Generator, step: int = 1) -> tuple[Tensor, Tensor]:
@@ -87,7 +87,7 @@ def texture(atlas: Atlas, generator: torch.Generator, step: int = 1) -> tuple[Te
     share = torch.maximum(share, bundles, out=share)
     mottle = noise(3, rounded=False).add_(noise(2, rounded=False)).mul_(0.5)
     mottle.add_(noise(1, rounded=False), alpha=0.4).sub_(_near_zero(noise(_SEPTA), _SEPTUM_WIDTH), alpha=_SEPTUM_DARK)
-    mottle -= mottle.mean()
+    mottle -= float(mottle.numpy().mean())
     below_air = _below_air(atlas)
     layers = noise(6).mul_(_LAYER_WAVES).add_(below_air, alpha=1 / _LAYERS_MM)
     within = ((below_air - _EVEN_MM) / (_UNEVEN_MM - _EVEN_MM)).clamp_(0, 1)

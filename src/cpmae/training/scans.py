@@ -20,7 +20,7 @@ from cpmae import brain, canonical
 from cpmae.canonical import Conformed, Pose, Unit
 from cpmae.errors import CpmaeError, ScanError
 from cpmae.generate import paints_for
-from cpmae.io import nifti
+from cpmae.io import forms, nifti
 from cpmae.io.output import make_folder, whole_file
 from cpmae.io.source import scans_below
 from cpmae.models.head import HeadModel
@@ -46,7 +46,7 @@ def prepare_scans(source: Path, folder: Path, model: HeadModel, part: int = 0, p
         if target.exists():
             continue
         try:
-            scan = nifti.read(path)
+            scan = forms.read(path)
             volume = scan.scaled()
             nifti.check_is_scan(volume, path.name)
             mask = brain.extract_brain(volume)
