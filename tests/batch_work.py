@@ -66,7 +66,8 @@ def work(task: dict[str, Any], staging: Path) -> tuple[Sequence[Path], dict[str,
         if how == "deadly" or (how == "deadly once" and not (root / f"{name}.once").exists()):
             (root / f"{name}.once").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        if how == "for ever":
+        if how == "for ever" or (how == "for ever once" and not (root / f"{name}.once").exists()):
+            (root / f"{name}.once").touch()
             time.sleep(600)
         paths = [root / "out" / f"{name}.{number}" for number in (1, 2)]
         for path in paths:

@@ -507,21 +507,57 @@ def dask_cluster(**arguments: object) -> object:
     return distributed.LocalCluster(processes=True, dashboard_address=None, **arguments)
 
 
-def test_the_same_work_on_a_dask_cluster_whose_worker_dies(root: Path) -> None:
+def dask_run(root: Path, client: object, jobs: list[Job]) -> tuple[dict[str, int], Records]:
+    """As `bids.app.participant` does it, with other work."""
     (root / "out").mkdir()
+    with leased.leased_folder(root / "out", PREFIX) as staging:
+        records = Records(root / "out", staging)
+        with cluster.DaskWorkers(client, batch_work.work, records, staging, (root,)) as workers:
+            return run(jobs, workers, records, lambda *event: None), records
+
+
+def test_the_same_work_on_a_dask_cluster_whose_worker_dies(root: Path) -> None:
     hows = {"a": "well", "b": "deadly once", "c": "refused", "d": "well"}
     jobs = [job(root, n, how) for n, how in hows.items()] + [job(root, "e", after=("a", "c"))]
-    ended = []
     with dask_cluster(n_workers=1, threads_per_worker=2) as nodes:  # type: ignore[attr-defined]
-        with leased.leased_folder(root / "out", PREFIX) as staging:
-            records = Records(root / "out", staging)
-            client = cluster.connect(nodes.scheduler_address)
-            with cluster.DaskWorkers(client, batch_work.work, records, staging, (root,)) as workers:
-                counts = run(jobs, workers, records, lambda event, job, outcome: ended.append((event, job.name)))
+        counts, records = dask_run(root, cluster.connect(nodes.scheduler_address), jobs)
     assert counts == {"done": 4, "failed": 1}
     assert_complete(root, ["a", "b", "d", "e"])
     assert [r["name"] for r in records.all() if r["state"] == "failed"] == ["c"]
     assert visible(root / "out") == {f"{n}.{i}" for n in "abde" for i in (1, 2)}
+
+
+def test_a_scan_that_kills_every_dask_worker_is_given_up_and_no_other_one(root: Path) -> None:
+    jobs = [job(root, "a", "deadly"), job(root, "b"), job(root, "c")]
+    with dask_cluster(n_workers=1, threads_per_worker=2) as nodes:  # type: ignore[attr-defined]
+        counts, records = dask_run(root, cluster.connect(nodes.scheduler_address), jobs)
+    assert counts == {"failed": 1, "done": 2}
+    assert calls(root).count("a") == TRIES
+    record = records.read("a")
+    assert record and record["reason"] == f"tried {TRIES} times: its Dask workers died; is there memory enough?"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("sys.modules['cpmae'] = None", r"the Dask worker tcp://.* has .*cpmae.* install the same"),
+        ("import cpmae; cpmae.__version__ = '0.0.9'", rf"^{socket.gethostname()} has cpmae 0.0.9, .* and not cpmae"),
+        (
+            "import cpmae.options; cpmae.options.DRAWING = 0",
+            r"has cpmae .*, drawing 0, and not cpmae .*, drawing [1-9]",
+        ),
+        ("sys.modules['batch_work'] = None", "ModuleNotFoundError on the Dask cluster: .*batch_work"),
+    ],
+)
+def test_dask_workers_that_have_something_else_end_the_run(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, told: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; {change}")  # Python runs it at its start
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with dask_cluster(n_workers=1, threads_per_worker=2) as nodes:  # type: ignore[attr-defined]
+        with pytest.raises(ClusterError, match=told):
+            dask_run(root, cluster.connect(nodes.scheduler_address), [job(root, "a")])
+    assert not (root / "calls").exists()
 
 
 SBATCH = """#!/bin/sh
@@ -534,26 +570,79 @@ echo "Submitted batch job $!"
 """
 
 
-def test_the_same_work_in_jobs_that_slurm_is_asked_for(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def slurm_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where programs that stand for Slurm's lie (`bin`) and write the last `job.sh`, and the `jobs` by process."""
     pytest.importorskip("dask_jobqueue", reason="the extra cluster is not installed")
-    programs = tmp_path / "bin"
-    programs.mkdir()
+    (tmp_path / "bin").mkdir()
     for name, text in (("sbatch", SBATCH), ("scancel", "#!/bin/sh\nkill -- -$1\n")):
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    (root / "out").mkdir()
-    with leased.leased_folder(root / "out", PREFIX) as staging:
-        records = Records(root / "out", staging)
-        with cluster.DaskWorkers(cluster.slurm(1), batch_work.work, records, staging, (root,)) as workers:
-            counts = run([job(root, n) for n in "abc"], workers, records, lambda *event: None)
-    assert counts == {"done": 3}
+    return tmp_path
+
+
+def test_the_same_work_in_jobs_that_slurm_is_asked_for(root: Path, slurm_home: Path) -> None:
+    assert dask_run(root, cluster.slurm(1), [job(root, n) for n in "abc"])[0] == {"done": 3}
     assert_complete(root, ["a", "b", "c"])
-    assert "#SBATCH --mem=6G" in (tmp_path / "job.sh").read_text()
+    assert "#SBATCH --mem=6G" in (slurm_home / "job.sh").read_text()
+
+
+def test_a_job_of_slurm_that_ends_is_replaced(root: Path, slurm_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dask = pytest.importorskip("dask")
+    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.2)
+
+    def reach_the_time_limit() -> None:
+        while not (root / "a.once").exists():
+            time.sleep(0.02)
+        os.killpg(int((slurm_home / "jobs").read_text()), signal.SIGKILL)
+
+    threading.Thread(target=reach_the_time_limit, daemon=True).start()
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}):
+        assert dask_run(root, cluster.slurm(1), [job(root, "a", "for ever once")])[0] == {"done": 1}
+    assert_complete(root, ["a"])
+    assert len((slurm_home / "jobs").read_text().split()) == 2
+
+
+def test_a_job_that_slurm_refuses_ends_the_run_with_its_reason(root: Path, slurm_home: Path) -> None:
+    refuse = "echo 'sbatch: error: Invalid account' >&2; exit 1"
+    first = 'mkdir "$HOME/first" 2> /dev/null && echo Submitted batch job 7 && exit'
+    (slurm_home / "bin" / "sbatch").write_text(f"#!/bin/sh\n{first}\n{refuse}\n")
+    (slurm_home / "bin" / "scancel").write_text('#!/bin/sh\necho $1 >> "$HOME/cancelled"\n')
+    with pytest.raises(ClusterError, match="Slurm takes no job: sbatch: error: Invalid account$"):
+        dask_run(root, cluster.slurm(2), [job(root, "a")])
+    assert (slurm_home / "cancelled").read_text() == "7\n"
+
+
+def test_the_user_is_told_once_that_there_are_no_workers(
+    root: Path, slurm_home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (slurm_home / "bin" / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 2147483647\n")  # it waits
+    monkeypatch.setattr(cluster, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(cluster, "PATIENCE_S", 0.0)
+    with cluster.DaskWorkers(cluster.slurm(1), batch_work.work, Records(root, root), root) as workers:
+        workers.submit(job(root, "a"))
+        assert workers.wait() == workers.wait() == workers.wait() == []
+    assert caplog.text.count("no Dask worker is there") == 1 and "squeue" in caplog.text
+
+
+@pytest.mark.parametrize(("said", "threads"), [({}, "5"), ({"MKL_NUM_THREADS": "3"}, "3")])
+def test_a_job_of_slurm_computes_one_scan_with_all_its_cores(
+    root: Path, slurm_home: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, str], threads: str
+) -> None:
+    dask = pytest.importorskip("dask")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    site = {"cores": 5, "processes": 5, "job-script-prologue": ["export OMP_WAIT_POLICY=passive"]}
+    with dask.config.set({f"jobqueue.slurm.{key}": value for key, value in site.items()}):
+        _, records = dask_run(root, cluster.slurm(1), [job(root, "a")])
+    assert records.all()[0]["account"] == {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"}
+    script = (slurm_home / "job.sh").read_text()
+    assert "--cpus-per-task=5" in script and "--nthreads 2 " in script and "--nworkers" not in script
 
 
 def test_without_slurm_the_error_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -59,7 +59,22 @@ def leased_folder(parent: Path, prefix: str) -> Iterator[Path]:
             yield folder
         finally:
             done.set()
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove a leased folder, its lease last: what is left by somebody who is killed meanwhile is known to be dead.
+
+    Raises:
+        OSError: if something in it cannot be removed.
+    """
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LEASE:
+            path.unlink()
+    shutil.rmtree(folder)
 
 
 def remove_dead(parent: Path, prefix: str) -> list[Path]:
@@ -73,7 +88,7 @@ def remove_dead(parent: Path, prefix: str) -> list[Path]:
         try:
             found = folder.lstat()  # of a link itself: anybody may have put it there, and it may lead anywhere
             if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and _is_dead(folder):
-                shutil.rmtree(folder)
+                remove(folder)
                 removed.append(folder)
         except FileNotFoundError:  # another one removes it at the same time
             continue

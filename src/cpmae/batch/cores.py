@@ -33,3 +33,14 @@ def shared(count: int) -> Iterator[None]:
     finally:
         for name in mine:
             del os.environ[name]
+
+
+def exports(count: int) -> list[str]:
+    """Lines of a shell script, after which programs compute with `count` threads; what the user said stays.
+
+    Dask gives its workers one thread where the environment says nothing, for each variable by itself.
+    """
+    threads = str(count)
+    for name in _THREADS:
+        threads = f"${{{name}:-{threads}}}"
+    return [f"export {name}=${{{name}:-{threads}}}" for name in _THREADS]

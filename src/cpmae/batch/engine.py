@@ -78,12 +78,18 @@ def run(jobs: Sequence[Job], workers: Workers, records: Records, tell: Tell) -> 
                     waiting[job.name] = job
                     tell("again", job, outcome)
                     continue
-                outcome = Outcome("failed", f"{outcome.reason}, {TRIES} times; is there memory enough?")
-                records.write(job, outcome)
+                outcome = give_up(job, outcome.reason, records)
             open_names.remove(job.name)
             counts[outcome.state] += 1
             tell("ended", job, outcome)
     return counts
+
+
+def give_up(job: Job, reason: str, records: Records) -> Outcome:
+    """Record that a job was tried often enough."""
+    outcome = Outcome("failed", f"tried {TRIES} times: {reason}")
+    records.write(job, outcome)
+    return outcome
 
 
 def attempt(work: Work, job: Job, records: Records, staging: Path, hide: Iterable[Path] = ()) -> Outcome:

@@ -2,11 +2,11 @@
 
 import multiprocessing
 import os
-import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from cpmae.batch import cores
 from cpmae.batch.engine import Work, attempt
 from cpmae.batch.records import Job, Outcome, Records
 from cpmae.batch.temporary import private_temporary_folder
-from cpmae.leased import TEMPORARY, remove_dead
+from cpmae.leased import TEMPORARY, remove, remove_dead
 from cpmae.stopping import exit_on_signals
 
 PATIENCE_S = 5.0  # with a worker that was told to end
@@ -88,7 +88,7 @@ class _Worker:
             self.process.join()
             code = self.process.exitcode or 0
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-            return Outcome("lost", f"the worker process {how}")
+            return Outcome("lost", f"the worker process {how}; is there memory enough?")
 
 
 def _serve(connection: Connection, work: Work, records: Records, staging: Path, hide: tuple[Path, ...]) -> None:
@@ -110,5 +110,6 @@ def _end_with_parent(temporary: Path) -> None:
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # under another name, so that the work that goes on puts nothing more into it
+            remove(temporary.rename(temporary.with_name(f"{temporary.name}-")))
         os._exit(1)
