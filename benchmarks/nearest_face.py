@@ -3,8 +3,8 @@
 python benchmarks/nearest_face.py LABEL_MAP [LABEL_MAP ...] --training 01 02 ... [--samples 3]
 
 Heads are drawn around the brains of all label maps. Each generated face is compared with the faces of the training
-heads; the yardstick is the distance of each training face to its nearest neighbour among them. Label maps whose face
-is cut by the field of view lend their brains alone.
+heads, as it is and in the sizes in which draws are compared; the yardstick is the distance of each training face to its
+nearest neighbour among them. Label maps whose face is cut by the field of view lend their brains alone.
 """
 
 import argparse
@@ -48,14 +48,18 @@ def main() -> None:
         for seed in range(number * arguments.samples, (number + 1) * arguments.samples):  # one seed draws like faces
             face = faces.relief(draw(model, values, seed)[faces.FACE])
             near = {n: depth.distance(face, f) for n, f in known.items()}
-            samples.append((face, min(near.values())))
-            print(json.dumps({"brain": name, "seed": seed, "own_mm": near.get(name), "nearest_mm": min(near.values())}))
+            sizes = [faces.resized(face, size) for size in faces.SIZES]
+            in_any = min(depth.distance(one, f) for one in sizes for f in known.values())
+            samples.append((face, min(near.values()), in_any))
+            row = {"brain": name, "seed": seed, "own_mm": near.get(name), "nearest_mm": min(near.values())}
+            print(json.dumps(row | {"nearest_in_any_size_mm": in_any}))
     between = [
-        min(depth.distance(a, b) for j, (b, _) in enumerate(samples) if j != i) for i, (a, _) in enumerate(samples)
+        min(depth.distance(a, b) for j, (b, *_) in enumerate(samples) if j != i) for i, (a, *_) in enumerate(samples)
     ]
     for title, values in {
         "training face to its nearest training face": apart,
-        "generated face to its nearest training face": [d for _, d in samples],
+        "generated face to its nearest training face": [d for _, d, _ in samples],
+        "the same, in any size": [d for _, _, d in samples],
         "generated face to its nearest generated face": between,
     }.items():
         print(f"{title:46s} median {np.median(values):.2f} mm, least {min(values):.2f} mm, n {len(values)}")

@@ -11,7 +11,7 @@ from scipy import ndimage
 from cpmae import brain_search, canonical, drawn_head, faces
 from cpmae.draws import KNOWN_STEP
 from cpmae.generate import generate_field
-from cpmae.io import nifti
+from cpmae.io import forms
 from cpmae.models import checkpoint
 from cpmae.models.field import GRID_SHAPE, dense, warp_volume
 from cpmae.models.head import HeadModel
@@ -30,7 +30,7 @@ def model() -> HeadModel:
 def looked_at() -> tuple[canonical.Conformed, float]:
     """The example's brain and its scale."""
     with resources.as_file(resources.files("cpmae") / "weights" / "example_T1w.nii.gz") as path:
-        volume = nifti.read(path).scaled()
+        volume = forms.read(path).scaled()
     found = brain_search.find(volume, None, Options(), "cpu", None)
     return drawn_head.look_at_brain(volume, found, "nonbrain").conformed, found.pose.scale
 
@@ -115,14 +115,15 @@ def test_no_face_lies_nearer_to_a_training_face_than_these_lie_to_each_other(
         assert faces.nearest(field, model.atlas.share(), known) > faces.least_apart(known)
 
 
-def test_a_face_that_is_a_training_face_is_drawn_again(
-    brain: canonical.Conformed, scale: float, fields: list[torch.Tensor]
+@pytest.mark.parametrize("size", [1.0, 1.08])
+def test_a_face_that_is_a_training_face_in_whatever_size_is_drawn_again(
+    brain: canonical.Conformed, scale: float, fields: list[torch.Tensor], size: float
 ) -> None:
     model = checkpoint.load()
     solid = model.atlas.share()
     seen = warp_volume(solid[None], dense(fields[0], GRID_SHAPE))[0][faces.FACE] > 0.5
-    drawn = faces.thinned(faces.relief(seen.numpy())[None], KNOWN_STEP)
-    known = np.concatenate([model.known_faces.numpy(), drawn])
+    larger = faces.resized(faces.relief(seen.numpy()), size)
+    known = np.concatenate([model.known_faces.numpy(), faces.thinned(larger[None], KNOWN_STEP)])
     assert faces.nearest(fields[0], solid, known) < 0.5
     model.known_faces = torch.from_numpy(known)
     again = generate_field(model, brain, None, scale, torch.Generator().manual_seed(SEEDS[0]))

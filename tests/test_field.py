@@ -7,7 +7,7 @@ import torch
 from cpmae import canonical
 from cpmae.canonical import Conformed
 from cpmae.models.atlas import Atlas
-from cpmae.models.field import GRID_SHAPE, control_shape, dense, sampling_grid, smooth_noise, warp_volume
+from cpmae.models.field import GRID_SHAPE, control_shape, dense, sampling_grid, smooth_noise, through, warp_volume
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 from cpmae.registration import air_around, fit_atlas, register
 
@@ -99,3 +99,13 @@ def test_smooth_noise_is_smooth_of_unit_spread_and_of_its_generator_alone() -> N
     assert one.shape == (3, *control_shape()) and torch.equal(one, again) and not torch.equal(one, other)
     assert abs(float(one.std()) - 1) < 1e-3
     assert one.diff(dim=2).std() < 0.4  # white noise has 1.4
+
+
+def test_a_field_through_another_is_their_sum_where_it_is_even() -> None:
+    first = torch.randn(3, *control_shape(), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(through(torch.ones(3, *control_shape()), first), first + 1)
+    slope = torch.arange(control_shape()[0], dtype=torch.float32)[:, None, None].expand(control_shape())
+    aside = torch.zeros(3, *control_shape())
+    aside[0] = 16  # two control points
+    seen = through(torch.stack([slope] * 3), aside)
+    torch.testing.assert_close(seen[1, 2:-3], slope[2:-3] + 2)

@@ -20,7 +20,7 @@ LEVELS = [
     {"compare"},
     {
         *{"io", "brain", "canonical", "registration", "region", "sampling", "generate", "compose"},
-        *{"faces", "draws", "thicken"},
+        *{"faces", "draws", "thicken", "in_view"},
         *{
             "metadata",
             "metadata_dicom",

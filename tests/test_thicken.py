@@ -8,8 +8,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cpmae import canonical
-from cpmae.models.field import control_shape
-from cpmae.thicken import RANGE_MM, lacking, thickened, thickness
+from cpmae.thicken import RANGE_MM, lacking, thickness
 
 SIDES = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1]]).T
 
@@ -76,8 +75,3 @@ def test_heads_get_thicker_by_chance_and_stay_within_bounds() -> None:
         mm = about(template(), scale=size)
         assert low - 1e-4 <= mm.min() and mm.max() <= high + 1e-4 and mm.std() > 0.3
     assert about(template(), scale=0.8).mean() > about(template()).mean() + 4
-
-
-def test_the_field_of_a_thicker_head_is_seen_from_farther_inside() -> None:
-    inward = thickness(template(), 1.0, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(thickened(torch.ones(3, *control_shape()), inward), inward + 1)

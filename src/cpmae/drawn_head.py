@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cpmae import canonical
+from cpmae import canonical, in_view
 from cpmae.brain_search import Found, find
 from cpmae.generate import generate_field
 from cpmae.io import nifti
@@ -72,18 +73,26 @@ def generators(seed: int | None, noise_number: int = 0) -> tuple[torch.Generator
 
 @dataclass(frozen=True)
 class Brain:
-    """A brain as the networks see it, the unit of its intensities, and, in the region "face", all that is kept."""
+    """A brain as the networks see it.
+
+    Attributes:
+        unit: of its intensities.
+        kept: in the region "face", all that is kept.
+        front: of the field of view, see `in_view`.
+    """
 
     unit: canonical.Unit
     conformed: canonical.Conformed
     kept: canonical.Conformed | None
+    front: NDArray[np.float64]
 
 
 def look_at_brain(volume: Volume, found: Found, region: str) -> Brain:
     """The brain, and what else a region keeps, in the canonical frame."""
     unit = canonical.brain_unit(volume, found.mask)
     kept = canonical.conform(volume, found.protected, found.pose, unit) if region == "face" else None
-    return Brain(unit, canonical.conform(volume, found.mask, found.pose, unit), kept)
+    front = in_view.front_of_view(found.pose, volume.shape, volume.affine)
+    return Brain(unit, canonical.conform(volume, found.mask, found.pose, unit), kept, front)
 
 
 def draw(
@@ -97,7 +106,8 @@ def draw(
     if given is not None:
         return Head(found.pose, given.field)
     with _threads(DRAWING_THREADS):
-        return Head(found.pose, generate_field(model, looked.conformed, looked.kept, found.pose.scale, generator))
+        scale, front = found.pose.scale, looked.front
+        return Head(found.pose, generate_field(model, looked.conformed, looked.kept, scale, generator, front))
 
 
 @contextmanager

@@ -16,8 +16,9 @@ from cpmae.sampling import sample
 KNOWN_STEP = 4  # voxels between the points of the model's known faces
 # how far a face has to be from the nearest known one to be nobody's, and how far it may be without being a caricature,
 # in units of the distance between the two known ones that are most alike
-UNLIKE = (1.08, 1.8)
-MAX_DRAWS = 12  # of a face, until it is within these
+UNLIKE = (1.08, 1.6)
+MAX_DRAWS = 24  # of a face, until it is within these
+FACES_OF_A_HEAD = 4  # drawn one after the other, before the rest of the head, which may lead to no other face, goes too
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,14 @@ class Draws:
         """The field of a head whose face is within `UNLIKE`, or else of the one that misses it by least.
 
         Coarse codes tell how near a face is to the known ones to within some hundredths, so fine ones are drawn for
-        few of them; and where a face is refused, it alone is drawn again.
+        few of them; and where a face is refused, it alone is drawn again, a few times.
 
         Args:
             field_of: coarse codes, and fine ones or None, to a field.
         """
         known = self.model.known_faces.cpu().numpy()
-        coarse = self.coarse(visible.coarse, visible.coarse_removed, self.settings.coarse_steps)
         if len(known) < 2:
+            coarse = self.head(visible)
             return field_of(coarse, self.fine(visible, coarse))
         solid, face = self.model.atlas.share(), visible.coarse_removed & face_blocks()
         least, most = (share * faces.least_apart(known) for share in UNLIKE)
@@ -71,7 +72,9 @@ class Draws:
             return max(least - apart, apart - most)
 
         missed: list[tuple[float, Tensor, Tensor | None]] = []
-        while len(missed) < MAX_DRAWS:
+        for number in range(MAX_DRAWS):
+            anew = number % FACES_OF_A_HEAD == 0
+            coarse = self.head(visible) if anew else self.coarse(coarse, face, self.settings.face_steps)
             by, field = misses(field_of(coarse, None)), None
             if by <= 0:
                 field = field_of(coarse, self.fine(visible, coarse))
@@ -79,9 +82,12 @@ class Draws:
                 if by <= 0:
                     return field
             missed.append((by, coarse, field))
-            coarse = self.coarse(coarse, face, self.settings.face_steps)
         _, coarse, field = min(missed, key=lambda one: one[0])
         return field_of(coarse, self.fine(visible, coarse)) if field is None else field
+
+    def head(self, visible: VisibleCodes) -> Tensor:
+        """Coarse codes of a whole head."""
+        return self.coarse(visible.coarse, visible.coarse_removed, self.settings.coarse_steps)
 
     def coarse(self, codes: Tensor, removed: Tensor, num_steps: int) -> Tensor:
         """Codes (X/32, ...) int64 where they are removed."""

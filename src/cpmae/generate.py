@@ -10,10 +10,11 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpmae import in_view
 from cpmae.canonical import MODEL_SHAPE, Conformed
 from cpmae.draws import Draws, SamplingSettings, no_codes, visible_codes
 from cpmae.models.atlas import AIR, Atlas
-from cpmae.models.field import GRID_SHAPE, dense, pull, sampling_grid, warp_volume
+from cpmae.models.field import GRID_SHAPE, dense, pull, sampling_grid, through, warp_volume
 from cpmae.models.head import HeadModel
 from cpmae.models.orbit import with_orbits
 from cpmae.models.paint import paint_atlas, shares
@@ -22,7 +23,7 @@ from cpmae.models.texture import texture
 from cpmae.models.tissue import BRAIN, PAINTS, TISSUES
 from cpmae.models.vqvae import FINE, STEP_MM
 from cpmae.registration import fit_atlas
-from cpmae.thicken import thickened, thickness
+from cpmae.thicken import thickness
 from cpmae.volume import box_of
 
 INNER_TABLE_MM = 5.0  # of bone about every brain; chosen by deepbet's agreement between scans and results
@@ -37,6 +38,7 @@ def generate_field(
     kept: Conformed | None,
     scale: float,
     generator: torch.Generator,
+    front: NDArray[np.float64] | None = None,
 ) -> Tensor:
     """Draw the shape of a head that fits a brain, and whose face is none that the model learnt from.
 
@@ -49,21 +51,29 @@ def generate_field(
         kept: what else is kept of the head, brain included, and makes codes visible; None draws them all.
         scale: how many mm of the person one canonical mm is, from the brain's pose.
         generator: on the CPU; codes come from it.
+        front: from `in_view.front_of_view`, where faces have to end; None sets no bound.
 
     Returns:
         (3, *control_shape()) float32, mm: the field into the model's atlas; see `models.field`.
     """
+
+    def drawn(coarse: Tensor, fine: Tensor | None) -> Tensor:
+        return model.decode(coarse, fine, brain.mask)
+
+    def seen(field: Tensor) -> Tensor:
+        return field if front is None else in_view.kept_in(field, model.atlas.share(), front)
+
     draws = Draws(model, model.brain_condition(brain.data, brain.mask), generator, SamplingSettings())
     if kept is None:
         thicker = thickness(brain.mask, scale, generator)
-        return draws.nobody(no_codes(), lambda coarse, fine: thickened(model.decode(coarse, fine, brain.mask), thicker))
+        return draws.nobody(no_codes(), lambda coarse, fine: seen(through(drawn(coarse, fine), thicker)))
     fitted = fit_atlas(model.atlas, paints_for(model, brain), kept, brain)
     known = F.avg_pool3d(torch.from_numpy(kept.mask).float()[None, None], FINE // STEP_MM)[0, 0] == 1
     # up to 16 mm beside what is kept, and fading over as much, the new head is what was fitted, so that they meet
     near = F.max_pool3d(known.float()[None, None], 5, 1, 2)
     share = F.avg_pool3d(F.pad(near, [2] * 6, mode="replicate"), 5, 1)[0, 0]
     visible = visible_codes(model, fitted, known)
-    return draws.nobody(visible, lambda coarse, fine: torch.lerp(model.decode(coarse, fine, brain.mask), fitted, share))
+    return draws.nobody(visible, lambda coarse, fine: torch.lerp(seen(drawn(coarse, fine)), fitted, share))
 
 
 def paint_head(

@@ -7,7 +7,7 @@ from typing import Any
 from cpmae.sequence import fat_is_suppressed
 
 # another number whenever the same seed, brain and weights give other voxels: results of both are not to be mixed
-DRAWING = 5
+DRAWING = 6
 
 REGIONS = ("nonbrain", "face")
 MAX_MARGIN_MM = 30

@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cpmae.canonical import GRID_ORIGIN, MODEL_SHAPE, TEMPLATE_STEP, control_points, template_brain
-from cpmae.models.field import GRID_SHAPE, smooth_noise, warp_volume
+from cpmae.models.field import GRID_SHAPE, smooth_noise
 
 MEAN_MM = 2.5  # about a brain like the template
 EVENED_MM = (-1.0, 7.0)  # about others
@@ -43,11 +43,6 @@ def thickness(brain: NDArray[np.bool_], scale: float, generator: torch.Generator
     evened = (MEAN_MM + lacking(brain, scale, points / radius)).clamp(*EVENED_MM)
     mm = (evened + SD_MM * noise / noise.std()).clamp(*RANGE_MM)
     return -points / radius.clamp(min=SIGMA_MM) * mm
-
-
-def thickened(field: Tensor, thickness: Tensor) -> Tensor:
-    """A field into the atlas, (3, *control_shape()) mm, of a head that is thicker."""
-    return thickness + warp_volume(field, thickness)
 
 
 def lacking(brain: NDArray[np.bool_], scale: float, directions: Tensor) -> Tensor:

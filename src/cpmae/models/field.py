@@ -70,6 +70,11 @@ def warp_volume(volume: Tensor, displacement: Tensor, mode: str = "bilinear") ->
     return pull(volume, sampling_grid(displacement), mode)
 
 
+def through(field: Tensor, displacement: Tensor) -> Tensor:
+    """The field of a head that is seen through a displacement: first that, then the field; (3, *control_shape()) mm."""
+    return displacement + warp_volume(field, displacement)
+
+
 def sampling_grid(displacement: Tensor, shape: tuple[int, ...] | None = None, part: Part = WHOLE) -> Tensor:
     """A displacement as `pull` wants it, for volumes that are warped alike: (1, X', Y', Z', 3).
 
